@@ -1,0 +1,74 @@
+"""Model folders as diffusers and transformers write them: `config.json` and safetensors."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from search_spaces.model import Weights, from_torch, to_torch, torch_name
+
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+TRANSFORMERS_WEIGHTS = "model.safetensors"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object at `path`. Raises `ValueError` naming the file that is missing or damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no file {path}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
+    return found
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_weights(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Weights:
+    """The weights named in `shapes`, in our order of axes and float32.
+
+    Raises `ValueError` naming the file and the weight that is missing or has another shape.
+    """
+    weights: Weights = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
+            for name, shape in shapes.items():
+                on_disk = torch_name(name)
+                # transformers 5 leaves the tower's name out of a lone tower's weights.
+                short = on_disk.partition("text_model.")[2]
+                found = next((n for n in (on_disk, short) if n in names), None)
+                if found is None:
+                    raise ValueError(f"{path} has no weight {on_disk}")
+                array = from_torch(name, file.get_tensor(found))
+                if array.shape != shape.shape:
+                    raise ValueError(
+                        f"{path}: {on_disk} is {array.shape} in our order of axes, "
+                        f"but its config asks for {shape.shape}"
+                    )
+                weights[name] = jax.numpy.asarray(array, jax.numpy.float32)
+    except FileNotFoundError:
+        raise ValueError(f"no file {path}") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or damaged: {error}") from None
+    return weights
+
+
+def write_weights(path: Path, weights: Mapping[str, jax.Array], *, dtype: str = "float32") -> None:
+    """Writes `weights` with PyTorch's names and order of axes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        torch_name(name): np.ascontiguousarray(to_torch(name, np.asarray(weight)).astype(dtype))
+        for name, weight in weights.items()
+    }
+    save_file(arrays, path, metadata={"format": "pt"})
