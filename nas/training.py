@@ -30,7 +30,12 @@ class Progress(NamedTuple):
 def start(weights: Weights, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step. `weights` are copied, since training donates its state."""
     copy = jax.tree.map(jnp.copy, weights)
-    return TrainState(jnp.zeros((), jnp.int32), weights=copy, average=jax.tree.map(jnp.copy, weights), moments=optimizer.init(weights))
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        weights=copy,
+        average=jax.tree.map(jnp.copy, weights),
+        moments=optimizer.init(weights),
+    )
 
 
 def train(

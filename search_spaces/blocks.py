@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from search_spaces.layers import GroupNorm, PointwiseConv, attention, conv, upsample
+from search_spaces.layers import GroupNorm, Linear, PointwiseConv, attention, conv, upsample
 from search_spaces.ops import Op, Shape
 
 
@@ -41,11 +41,11 @@ class TimeEmbedding(Op):
 class _TimeEmbedding(nnx.Module):
     def __init__(self, op: TimeEmbedding, rngs: nnx.Rngs):
         self.features = op.features
-        self.linear_1 = nnx.Linear(op.features, op.width, rngs=rngs)
-        self.linear_2 = nnx.Linear(op.width, op.width, rngs=rngs)
+        self.linear_1 = Linear(op.features, op.width, rngs=rngs)
+        self.linear_2 = Linear(op.width, op.width, rngs=rngs)
 
     def __call__(self, timestep: jax.Array) -> jax.Array:
-        features = time_features(timestep, self.features).astype(self.linear_1.kernel.dtype)
+        features = time_features(timestep, self.features).astype(self.linear_1.kernel[...].dtype)
         return self.linear_2(jax.nn.silu(self.linear_1(features)))
 
 
@@ -97,14 +97,12 @@ def _images_and_time(reads: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
 
 
 class _ResNet(nnx.Module):
-    def __init__(
-        self, op: ResNet, images: tuple[Shape, ...], time: Shape | None, rngs: nnx.Rngs
-    ):
+    def __init__(self, op: ResNet, images: tuple[Shape, ...], time: Shape | None, rngs: nnx.Rngs):
         channels = sum(x.shape[-1] for x in images)
         self.norm1 = GroupNorm(channels, op.groups, epsilon=op.epsilon, silu=True)
         self.conv1 = conv(channels, op.width, rngs=rngs)
         if time is not None:
-            self.time_emb_proj = nnx.Linear(time.shape[-1], op.width, rngs=rngs)
+            self.time_emb_proj = Linear(time.shape[-1], op.width, rngs=rngs)
         self.norm2 = GroupNorm(op.width, op.groups, epsilon=op.epsilon, silu=True)
         self.conv2 = conv(op.width, op.width, rngs=rngs)
         if channels != op.width:
@@ -144,7 +142,7 @@ class Transformer(Op):
 
 class _Transformer(nnx.Module):
     def __init__(self, op: Transformer, width: int, context: int, rngs: nnx.Rngs):
-        project = nnx.Linear if op.linear else PointwiseConv
+        project = Linear if op.linear else PointwiseConv
         self.norm = GroupNorm(width, op.groups, epsilon=1e-6)
         self.proj_in = project(width, width, rngs=rngs)
         self.transformer_blocks = nnx.List(
@@ -178,10 +176,10 @@ class _TransformerLayer(nnx.Module):
 class _Attention(nnx.Module):
     def __init__(self, heads: int, width: int, context: int, rngs: nnx.Rngs):
         self.heads = heads
-        self.to_q = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.to_k = nnx.Linear(context, width, use_bias=False, rngs=rngs)
-        self.to_v = nnx.Linear(context, width, use_bias=False, rngs=rngs)
-        self.to_out = nnx.List([nnx.Linear(width, width, rngs=rngs)])
+        self.to_q = Linear(width, width, use_bias=False, rngs=rngs)
+        self.to_k = Linear(context, width, use_bias=False, rngs=rngs)
+        self.to_v = Linear(context, width, use_bias=False, rngs=rngs)
+        self.to_out = nnx.List([Linear(width, width, rngs=rngs)])
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         mixed = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
@@ -193,8 +191,8 @@ class _FeedForward(nnx.Module):
         # Named `net.0.proj` and `net.2` on disk; the layer between is dropout.
         self.net = nnx.Dict(
             {
-                "0": nnx.Dict({"proj": nnx.Linear(width, 8 * width, rngs=rngs)}),
-                "2": nnx.Linear(4 * width, width, rngs=rngs),
+                "0": nnx.Dict({"proj": Linear(width, 8 * width, rngs=rngs)}),
+                "2": Linear(4 * width, width, rngs=rngs),
             }
         )
 
@@ -220,10 +218,10 @@ class ImageAttention(Op):
 class _ImageAttention(nnx.Module):
     def __init__(self, op: ImageAttention, width: int, rngs: nnx.Rngs):
         self.group_norm = GroupNorm(width, op.groups, epsilon=op.epsilon)
-        self.to_q = nnx.Linear(width, width, rngs=rngs)
-        self.to_k = nnx.Linear(width, width, rngs=rngs)
-        self.to_v = nnx.Linear(width, width, rngs=rngs)
-        self.to_out = nnx.List([nnx.Linear(width, width, rngs=rngs)])
+        self.to_q = Linear(width, width, rngs=rngs)
+        self.to_k = Linear(width, width, rngs=rngs)
+        self.to_v = Linear(width, width, rngs=rngs)
+        self.to_out = nnx.List([Linear(width, width, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = self.group_norm(x).reshape(x.shape[0], -1, x.shape[-1])

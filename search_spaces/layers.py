@@ -39,8 +39,27 @@ class GroupNorm(nnx.Module):
         return (jax.nn.silu(y) if self.silu else y).astype(x.dtype)
 
 
+class Linear(nnx.Module):
+    """A linear layer over the last axis, run as one product of matrices.
+
+    The leading axes are merged first: the gradient of the kernel over two contracted axes is more
+    than twice as slow on CPU.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ):
+        init = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (channels_in, channels_out)))
+        self.bias = nnx.Param(jnp.zeros((channels_out,))) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = _product(x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
 class PointwiseConv(nnx.Module):
-    """A 1x1 convolution, run as one matrix product. Its kernel is `[1, 1, in, out]`."""
+    """A 1x1 convolution, run as one product of matrices. Its kernel is `[1, 1, in, out]`."""
 
     def __init__(self, channels_in: int, channels_out: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.lecun_normal()
@@ -48,7 +67,12 @@ class PointwiseConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels_out,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x @ self.kernel[...][0, 0].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        return _product(x, self.kernel[...][0, 0]) + self.bias[...].astype(x.dtype)
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], -1)
 
 
 def conv(channels_in: int, channels_out: int, size: int = 3, *, rngs: nnx.Rngs) -> nnx.Conv:

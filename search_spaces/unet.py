@@ -158,9 +158,7 @@ class Copy:
     block: str
 
     def apply(self, spec: UNetSpec) -> UNetSpec:
-        new = dataclasses.replace(
-            spec.block(self.block), name=self.name(spec), reads_skip=False
-        )
+        new = dataclasses.replace(spec.block(self.block), name=self.name(spec), reads_skip=False)
         return _edit(spec, self.block, lambda block: (block, new))
 
     def name(self, spec: UNetSpec) -> str:
@@ -170,9 +168,7 @@ class Copy:
         return next(name for n in range(1, 10**6) if (name := f"{stem}+{n}") not in taken)
 
 
-def _edit(
-    spec: UNetSpec, name: str, change: Callable[[Block], tuple[Block, ...]]
-) -> UNetSpec:
+def _edit(spec: UNetSpec, name: str, change: Callable[[Block], tuple[Block, ...]]) -> UNetSpec:
     def layer(old: Layer) -> Layer:
         if all(block.name != name for block in old.blocks):
             return old

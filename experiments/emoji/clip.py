@@ -107,7 +107,8 @@ def main(folder: Path, /, *, steps: int = 8000, save_every: int = 200, seed: int
     schedule = optax.warmup_cosine_decay_schedule(0.0, RATE, 300, steps, 1e-5)
     decays = lambda weights: {name: w.ndim > 1 for name, w in weights.items()}  # noqa: E731
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.1, mask=decays)
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.98, weight_decay=0.1, mask=decays),
     )
     checkpoints = Checkpoints(folder / "training")
     state = start(model.initial(seed), optimizer)
@@ -164,7 +165,9 @@ def _augment(rgba: jax.Array, key: jax.Array) -> jax.Array:
     keys = jax.random.split(key, 8)
     alpha = rgba[..., 3:] / 255.0
     background = jnp.where(
-        jax.random.bernoulli(keys[0], 0.7), jnp.ones(3), jax.random.uniform(keys[1], (3,), minval=-1)
+        jax.random.bernoulli(keys[0], 0.7),
+        jnp.ones(3),
+        jax.random.uniform(keys[1], (3,), minval=-1),
     )
     premultiplied = jnp.concatenate([alpha * (rgba[..., :3] / 127.5 - 1), alpha], axis=-1)
     scale = jnp.exp(0.15 * jax.random.uniform(keys[2], (2,), minval=-1))
@@ -204,8 +207,12 @@ def retrieval(pictures: Pictures, split: str, weights, image, text, tokens) -> s
     held = pictures.of(split)
     pool = pictures if split == "val_combo" else held
     first = {caption: i for i, caption in enumerate(pool.captions)}
-    styles = {style: prompt.removesuffix(caption) for style, prompt, caption in zip(
-        pictures.styles, pictures.prompts, pictures.captions, strict=True)}
+    styles = {
+        style: prompt.removesuffix(caption)
+        for style, prompt, caption in zip(
+            pictures.styles, pictures.prompts, pictures.captions, strict=True
+        )
+    }
     pixels = held.on_white()
     ranks, matched, mismatched = [], [], []
     for style in np.unique(held.styles):

@@ -61,9 +61,7 @@ def load(folder: Path = DATA) -> Pictures:
     rows = [json.loads(line) for line in (folder / "captions.jsonl").open()]
     with np.load(folder / "images_32.npz") as arrays:
         rgba = arrays["images"]
-    kept = [
-        row["index"] for row in rows if concepts[row["concept"]].get("group") not in DROPPED
-    ]
+    kept = [row["index"] for row in rows if concepts[row["concept"]].get("group") not in DROPPED]
     rows = [rows[index] for index in kept]
     return Pictures(
         rgba[kept],

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -31,9 +30,9 @@ from nas.diffusion.folders import (
     write_weights,
 )
 from nas.diffusion.schedule import Schedule
+from nas.objectives import Batch, denoising
+from nas.supernet import Supernet
 from nas.training import start, train
-from search_spaces.program import network
-from search_spaces.unet import lower
 
 STYLES = ("fluent-flat", "fluent-3d")
 TEXT = {
@@ -112,22 +111,16 @@ def main(folder: Path, /, *, vae: Path, steps: int = 20000, save_every: int = 25
     latents = _encode(autoencoder, vae, pictures.on_white())
     schedule = Schedule.from_config(SCHEDULER)
     text = clip.text_model(TEXT)
-    shapes = unet.shapes(UNET, batch=BATCH, tokens=vocabulary.LENGTH)
-    backbone = network(lower(unet.spec(UNET)), shapes)
+    supernet = Supernet(
+        unet.from_config(UNET), unet.shapes(UNET, batch=BATCH, tokens=vocabulary.LENGTH)
+    )
+    denoise = denoising(supernet, schedule)
 
     def loss(weights, batch, key):
         x, prompts = batch
-        for_time, for_noise = jax.random.split(key)
-        # Stratified over the batch: the loss varies less from step to step.
-        spread = (jnp.arange(BATCH) + jax.random.uniform(for_time, (BATCH,))) / BATCH
-        t = (spread * schedule.steps).astype(jnp.int32)
-        noise = jax.random.normal(for_noise, x.shape)
-        context = text({name: weights[name] for name in text.shapes}, {"ids": prompts})
-        guess = backbone(
-            {name: weights[name] for name in backbone.shapes},
-            {"sample": schedule.noised(x, noise, t), "timestep": t, "context": context},
-        )
-        return jnp.mean((guess - schedule.target(x, noise, t)) ** 2)
+        contexts = text({name: weights[name] for name in text.shapes}, {"ids": prompts})
+        backbone = {name: weights[name] for name in supernet.model.shapes}
+        return denoise(backbone, Batch(x, contexts, keep={}), key)
 
     def batch(step: int):
         rng = np.random.default_rng([0, step])
@@ -147,12 +140,10 @@ def main(folder: Path, /, *, vae: Path, steps: int = 20000, save_every: int = 25
         optax.clip_by_global_norm(1.0), optax.adamw(rates, b2=0.99, weight_decay=0.01)
     )
     checkpoints = Checkpoints(folder / "training")
-    outlets = frozenset(f"{step.name}.{step.op.outlet}" for step in lower(unet.spec(UNET)))
-    state = start(
-        {**backbone.initial(0, zeros=outlets), **text.initial(1)}, optimizer
-    )
+    outlets = frozenset(f"{step.name}.{step.op.outlet}" for step in supernet.program)
+    state = start({**supernet.model.initial(0, zeros=outlets), **text.initial(1)}, optimizer)
     state = checkpoints.latest(state) or state
-    print(f"{len(pictures)} pictures, U-Net of {backbone.size:,} parameters")
+    print(f"{len(pictures)} pictures, U-Net of {supernet.model.size:,} parameters")
     begun, losses = time.time(), []
     for state, value in train(state, loss, batch, optimizer, steps=steps, seed=0, decay=0.9995):
         done = int(state.step)
@@ -164,7 +155,7 @@ def main(folder: Path, /, *, vae: Path, steps: int = 20000, save_every: int = 25
         if done % save_every == 0 or done == steps:
             checkpoints.save(done, state)
             parts = {
-                "unet": (UNET, backbone, DIFFUSERS_WEIGHTS),
+                "unet": (UNET, supernet.model, DIFFUSERS_WEIGHTS),
                 "text_encoder": (TEXT, text, TRANSFORMERS_WEIGHTS),
             }
             for name, (config, model, file) in parts.items():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from search_spaces.layers import attention
+from search_spaces.layers import Linear, attention
 from search_spaces.model import Model, Weights
 from search_spaces.ops import Op, Shape
 from search_spaces.program import Program, Step, network
@@ -106,8 +106,8 @@ class _EncoderLayer(nnx.Module):
         self.layer_norm2 = nnx.LayerNorm(width, epsilon=op.epsilon, rngs=rngs)
         self.mlp = nnx.Dict(
             {
-                "fc1": nnx.Linear(width, op.hidden, rngs=rngs),
-                "fc2": nnx.Linear(op.hidden, width, rngs=rngs),
+                "fc1": Linear(width, op.hidden, rngs=rngs),
+                "fc2": Linear(op.hidden, width, rngs=rngs),
             }
         )
 
@@ -119,10 +119,10 @@ class _EncoderLayer(nnx.Module):
 class _SelfAttention(nnx.Module):
     def __init__(self, heads: int, causal: bool, width: int, rngs: nnx.Rngs):
         self.heads, self.causal = heads, causal
-        self.q_proj = nnx.Linear(width, width, rngs=rngs)
-        self.k_proj = nnx.Linear(width, width, rngs=rngs)
-        self.v_proj = nnx.Linear(width, width, rngs=rngs)
-        self.out_proj = nnx.Linear(width, width, rngs=rngs)
+        self.q_proj = Linear(width, width, rngs=rngs)
+        self.k_proj = Linear(width, width, rngs=rngs)
+        self.v_proj = Linear(width, width, rngs=rngs)
+        self.out_proj = Linear(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         mixed = attention(
@@ -164,7 +164,7 @@ class Project(Op):
 
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         (x,) = inputs
-        return nnx.Linear(x.shape[-1], self.width, use_bias=False, rngs=rngs)
+        return Linear(x.shape[-1], self.width, use_bias=False, rngs=rngs)
 
 
 def text_program(config: Mapping[str, Any]) -> Program:
@@ -206,9 +206,7 @@ def _encoder(tower: str, config: Mapping[str, Any], x: str, *, causal: bool) -> 
         config.get("layer_norm_eps", 1e-5),
     )
     names = [f"{tower}.encoder.layers.{i}" for i in range(config["num_hidden_layers"])]
-    return [
-        Step(name, op, (read,)) for name, read in zip(names, [x, *names[:-1]], strict=True)
-    ]
+    return [Step(name, op, (read,)) for name, read in zip(names, [x, *names[:-1]], strict=True)]
 
 
 def text_model(config: Mapping[str, Any]) -> Model:
@@ -250,9 +248,7 @@ class CLIP:
             (Step("text_projection", Project(width), ("pooled",)),),
             {"pooled": jax.ShapeDtypeStruct((1, text["hidden_size"]), "float32")},
         )
-        self._vision = network(
-            vision_program(vision, width), {"pixels": pixels_shape(vision, 1)}
-        )
+        self._vision = network(vision_program(vision, width), {"pixels": pixels_shape(vision, 1)})
         self.shapes: dict[str, Shape] = {
             "logit_scale": jax.ShapeDtypeStruct((), "float32"),
             **self._text.shapes,

@@ -14,6 +14,7 @@ from search_spaces.blocks import (
 )
 from search_spaces.ops import Shape
 from search_spaces.unet import Block, Layer, Stage, UNetSpec, inputs
+from search_spaces.values import decode, encode
 
 # What the code below does not read must have the value given here, as it changes the function.
 _FIXED: Mapping[str, Any] = {
@@ -37,15 +38,19 @@ _FIXED: Mapping[str, Any] = {
     "time_cond_proj_dim": None,
     "time_embedding_type": "positional",
 }
+_OURS = "SearchedUNet"  # diffusers cannot express independent lists of blocks per stage.
+_INTERFACE = ("sample_size", "in_channels", "out_channels", "cross_attention_dim")
 _DOWN = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
 _UP = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
 
 
-def spec(config: Mapping[str, Any]) -> UNetSpec:
+def from_config(config: Mapping[str, Any]) -> UNetSpec:
     """The architecture that a `unet/config.json` describes.
 
     Raises `ValueError` naming the setting that we do not build.
     """
+    if config.get("_class_name") == _OURS:
+        return decode(config["spec"])
     for name, value in _FIXED.items():
         if name in config and config[name] != value:
             raise ValueError(
@@ -58,9 +63,7 @@ def spec(config: Mapping[str, Any]) -> UNetSpec:
     groups, epsilon = config.get("norm_num_groups", 32), config.get("norm_eps", 1e-5)
     linear = bool(config.get("use_linear_projection", False))
     # diffusers names the number of heads `attention_head_dim`, and keeps it for compatibility.
-    heads = _spread(
-        config.get("num_attention_heads") or config.get("attention_head_dim", 8), depth
-    )
+    heads = _spread(config.get("num_attention_heads") or config.get("attention_head_dim", 8), depth)
     layers_deep = _spread(config.get("transformer_layers_per_block", 1), depth)
 
     def layer(stage: str, index: int, level: int, *, attends: bool, reads_skip: bool) -> Layer:
@@ -112,6 +115,17 @@ def spec(config: Mapping[str, Any]) -> UNetSpec:
         norm=NormSiLU(groups, epsilon),
         head=Conv(config.get("out_channels", 4)),
     )
+
+
+def config(spec: UNetSpec, seed: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of an architecture edited from the one of `seed`.
+
+    diffusers' own where it describes the same architecture; otherwise ours, which holds the spec.
+    """
+    if seed.get("_class_name") != _OURS and from_config(seed) == spec:
+        return dict(seed)
+    kept = {name: seed[name] for name in _INTERFACE if name in seed}
+    return {"_class_name": _OURS, **kept, "spec": encode(spec)}
 
 
 def shapes(config: Mapping[str, Any], *, batch: int, tokens: int) -> dict[str, Shape]:

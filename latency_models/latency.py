@@ -1,0 +1,57 @@
+"""What a latency model is: milliseconds, with an honest error bar, for a list of calls."""
+
+import abc
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from search_spaces.ops import Call
+
+
+class Spread(NamedTuple):
+    """What lies behind a measured latency: `repeats` runs, and their quantiles.
+
+    The quantiles are at the probabilities `measure.PROBABILITIES`, least first.
+    """
+
+    repeats: int
+    quantiles_ms: tuple[float, ...]
+
+
+class Latency(NamedTuple):
+    """`ms ± std`: an estimate in milliseconds and its standard error.
+
+    A measured latency keeps its spread; a predicted one has none.
+    """
+
+    ms: float
+    std: float
+    spread: Spread | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ms:.3f} ± {self.std:.3f} ms"
+
+
+class LatencyModel(abc.ABC):
+    """Predicts how long one device takes to run a list of calls once.
+
+    The order of the calls does not matter, and removing one never makes the rest slower.
+    """
+
+    @abc.abstractmethod
+    def predict(self, calls: Iterable[Call]) -> Latency:
+        """Latency of the calls. Raises `UnknownCall` if there is one it cannot price."""
+
+
+class UnknownCall(LookupError):
+    """A model was asked about a call it has no basis to price."""
+
+
+def total(parts: Iterable[Latency]) -> Latency:
+    """Latency of running `parts` one after another, their errors independent."""
+    parts = tuple(parts)
+    # fsum rounds once, so the order of the parts does not matter to the last bit.
+    return Latency(
+        math.fsum(part.ms for part in parts),
+        math.sqrt(math.fsum(part.std**2 for part in parts)),
+    )

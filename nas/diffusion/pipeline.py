@@ -1,0 +1,132 @@
+"""Text-to-image pipelines in the folder layout of diffusers."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import CLIPTokenizer
+
+from nas.diffusion import clip, unet
+from nas.diffusion.autoencoder import Autoencoder
+from nas.diffusion.folders import (
+    DIFFUSERS_WEIGHTS,
+    TRANSFORMERS_WEIGHTS,
+    read_json,
+    read_weights,
+    write_json,
+    write_weights,
+)
+from nas.diffusion.schedule import Schedule
+from search_spaces.model import Model, Weights
+from search_spaces.ops import Shape
+from search_spaces.program import network
+from search_spaces.unet import UNetSpec, lower
+
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A pipeline in memory: configurations, the U-Net's architecture, and all weights."""
+
+    folder: Path  # Where it was read from; what a search leaves alone is copied from there.
+    spec: UNetSpec
+    unet: Weights
+    unet_config: Mapping[str, Any]
+    text: Model
+    text_weights: Weights
+    text_config: Mapping[str, Any]
+    autoencoder: Autoencoder
+    vae: Weights
+    scheduler_config: Mapping[str, Any]
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> "Pipeline":
+        """Reads a pipeline. Raises `ValueError` on a folder that is none, naming what is wrong."""
+        _check(folder)
+        unet_config = read_json(folder / "unet" / "config.json")
+        text_config = read_json(folder / "text_encoder" / "config.json")
+        spec = unet.from_config(unet_config)
+        text = clip.text_model(text_config)
+        autoencoder = Autoencoder(read_json(folder / "vae" / "config.json"))
+        tokens = text_config["max_position_embeddings"]
+        shapes = unet.shapes(unet_config, batch=1, tokens=tokens)
+        backbone = network(lower(spec), shapes)
+        return cls(
+            folder,
+            spec,
+            read_weights(folder / "unet" / DIFFUSERS_WEIGHTS, backbone.shapes),
+            unet_config,
+            text,
+            read_weights(folder / "text_encoder" / TRANSFORMERS_WEIGHTS, text.shapes),
+            text_config,
+            autoencoder,
+            read_weights(folder / "vae" / DIFFUSERS_WEIGHTS, autoencoder.shapes),
+            read_json(folder / "scheduler" / "scheduler_config.json"),
+            CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        )
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule.from_config(self.scheduler_config)
+
+    def inputs(self, batch: int) -> dict[str, Shape]:
+        """Shapes of what the U-Net reads for `batch` samples."""
+        tokens = self.text_config["max_position_embeddings"]
+        return unet.shapes(self.unet_config, batch=batch, tokens=tokens)
+
+    def ids(self, prompts: Sequence[str]) -> np.ndarray:
+        """Token ids of prompts, `[prompts, tokens]` int32, padded and cut to length."""
+        return tokenize(self.tokenizer, prompts, self.text_config["max_position_embeddings"])
+
+    def contexts(self, prompts: Sequence[str], *, batch: int = 64) -> np.ndarray:
+        """Encoded prompts, `[prompts, tokens, width]` float32."""
+        encode = jax.jit(self.text)
+        return _in_batches(
+            lambda ids: encode(self.text_weights, {"ids": ids}), self.ids(prompts), batch
+        )
+
+    def latents(self, pixels: np.ndarray, *, batch: int = 64) -> np.ndarray:
+        """Scaled latents of pixels in [-1, 1]."""
+        encode = jax.jit(self.autoencoder.encode)
+        return _in_batches(lambda part: encode(self.vae, part), pixels, batch)
+
+    def save(self, folder: Path, spec: UNetSpec, weights: Weights) -> None:
+        """Writes the pipeline with another U-Net in it."""
+        for part in _PARTS[1:]:
+            shutil.copytree(self.folder / part, folder / part, dirs_exist_ok=True)
+        shutil.copyfile(self.folder / "model_index.json", folder / "model_index.json")
+        write_json(folder / "unet" / "config.json", unet.config(spec, self.unet_config))
+        write_weights(folder / "unet" / DIFFUSERS_WEIGHTS, weights)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> np.ndarray:
+    """Token ids, `[texts, length]` int32."""
+    found = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
+    return np.array(found["input_ids"], np.int32)
+
+
+def _check(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"no pipeline folder {folder}")
+    index = read_json(folder / "model_index.json")
+    missing = [part for part in _PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise ValueError(f"{folder} is no text-to-image pipeline: it has no folder {missing[0]}")
+    kind = index.get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise ValueError(f"{folder} is a {kind}; supported is StableDiffusionPipeline")
+
+
+def _in_batches(fn: Any, rows: np.ndarray, size: int) -> np.ndarray:
+    """`fn` over `rows` in batches of one shape, so that it compiles once."""
+    short = -len(rows) % size
+    padded = np.concatenate([rows, np.repeat(rows[:1], short, axis=0)])
+    parts = [np.asarray(fn(jnp.asarray(part))) for part in np.split(padded, len(padded) // size)]
+    return np.concatenate(parts)[: len(rows)]

@@ -1,0 +1,328 @@
+"""SnapFusion's Algorithm 1 as a pure strategy: what to do next is a function of what was done.
+
+The journal holds tasks and their outcomes. `Evolution.tell` folds an outcome into the state,
+`Evolution.ask` says which tasks can run now; neither touches weights, clocks or files, so a search
+that was killed resumes by replaying its journal.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from latency_models.calibrate import Calibrated
+from latency_models.latency import Latency
+from search_spaces.program import calls
+from search_spaces.unet import Copy, Remove, UNetSpace, UNetSpec
+
+Outcome: TypeAlias = Mapping[str, Any]  # JSON.
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Measure every call the space can make, and the seed and a few others as a whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Score real pictures and mismatched prompts: the ceiling and the floor of the score."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Make network `number`: edit network `parent` and train it.
+
+    `objective` is "robust" (blocks skipped at random) or "recovery" (distilled from the seed).
+    """
+
+    number: int
+    parent: int
+    actions: tuple[Remove | Copy, ...]
+    objective: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Score network `number`, without block `removed` if given, on the validation prompts."""
+
+    number: int
+    removed: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evolve:
+    """Choose what to remove from network `number`, or what to copy."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Measure network `number` and the seed as a whole, in turns."""
+
+    number: int
+
+
+Task: TypeAlias = Profile | Reference | Train | Score | Evolve | Measure
+
+
+class Network(NamedTuple):
+    """A network of the search. It runs in `supernet`: itself with what was removed since a copy."""
+
+    spec: UNetSpec
+    supernet: UNetSpec
+    objective: str
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything the search knows. Network 0 is the seed."""
+
+    networks: tuple[Network, ...]
+    latency: Calibrated | None = None
+    seed_ms: Latency | None = None  # Measured as a whole.
+    reference: bool = False
+    scores: Mapping[tuple[int, str | None], tuple[float, ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    decisions: Mapping[int, Outcome] = dataclasses.field(default_factory=dict)
+    measured: Mapping[int, Latency] = dataclasses.field(default_factory=dict)
+    correction: float = 1.0  # Measured over predicted latency of the last result.
+
+    @property
+    def current(self) -> int:
+        return len(self.networks) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A block as Algorithm 1 sees it: what removing it loses, and what it saves."""
+
+    block: str
+    delta_clip: float  # CLIP(network) - CLIP(network without the block), over the prompts.
+    error: float  # Its standard error, paired over prompts.
+    delta_ms: float
+
+    @property
+    def value(self) -> float:
+        """ΔCLIP/Δlatency, the paper's value of a block."""
+        return self.delta_clip / self.delta_ms
+
+    @property
+    def rank(self) -> float:
+        """What blocks are sorted by: the value, where a ΔCLIP within its noise counts as noise.
+
+        Without this, of blocks that are all worthless the one with the least latency is removed
+        first, as its tiny divisor makes the noise of its ΔCLIP largest.
+        """
+        return max(self.delta_clip, self.error) / self.delta_ms
+
+
+@dataclasses.dataclass(frozen=True)
+class Evolution:
+    """Over budget, remove the group of worst-valued blocks; under budget, copy the best-valued.
+
+    `budget` is in milliseconds where `unit` is "ms", else a share of the seed's latency. A network
+    keeps to the budget if its predicted `ms + caution * std` does. At most `group` blocks go in a
+    round, and at most `rounds` rounds are scored. A copy must raise the score by more than
+    `caution` standard errors of its block's ΔCLIP.
+    """
+
+    space: UNetSpace
+    budget: float
+    unit: str = "share"
+    group: int = 4
+    rounds: int = 8
+    caution: float = 1.0
+
+    def init(self) -> State:
+        seed = self.space.initial()
+        return State((Network(seed, seed, "seed"),))
+
+    def ask(self, state: State) -> tuple[Task, ...]:
+        """The tasks that can run now, independent of each other; none when the search is over."""
+        number = state.current
+        if state.latency is None:
+            return (Profile(),)
+        if not state.reference:
+            return (Reference(),)
+        if number == 0:
+            waiting = self._unscored(state, 0, removals=False)
+            return waiting or (Train(1, 0, (), "robust"),)
+        if state.networks[number].objective == "recovery":
+            return self._ask_after_recovery(state, number)
+        if number not in state.decisions:
+            return self._unscored(state, number, removals=True) or (Evolve(number),)
+        decision = state.decisions[number]
+        objective = "recovery" if decision["finished"] else "robust"
+        return (Train(number + 1, number, actions(decision), objective),)
+
+    def _ask_after_recovery(self, state: State, number: int) -> tuple[Task, ...]:
+        waiting = self._unscored(state, number, removals=False)
+        if waiting or number not in state.measured:
+            return waiting or (Measure(number),)
+        if self.kept(state, number) or len(state.decisions) >= self.rounds:
+            return ()
+        if number not in state.decisions:
+            return self._unscored(state, number, removals=True) or (Evolve(number),)
+        return (Train(number + 1, number, actions(state.decisions[number]), "recovery"),)
+
+    def _unscored(self, state: State, number: int, *, removals: bool) -> tuple[Score, ...]:
+        blocks = self.space.removals(state.networks[number].spec) if removals else ()
+        wanted = [None, *(removal.block for removal in blocks)]
+        return tuple(Score(number, b) for b in wanted if (number, b) not in state.scores)
+
+    def tell(self, state: State, task: Task, outcome: Outcome) -> State:
+        """The state after `task` ended with `outcome`."""
+        match task:
+            case Profile():
+                latency, seed_ms = read_profile(outcome)
+                return dataclasses.replace(state, latency=latency, seed_ms=seed_ms)
+            case Reference():
+                return dataclasses.replace(state, reference=True)
+            case Score(number, removed):
+                scores = {**state.scores, (number, removed): tuple(outcome["cosines"])}
+                return dataclasses.replace(state, scores=scores)
+            case Evolve(number):
+                return dataclasses.replace(state, decisions={**state.decisions, number: outcome})
+            case Train():
+                return dataclasses.replace(
+                    state, networks=(*state.networks, self.edited(state, task))
+                )
+            case Measure(number):
+                measured = Latency(outcome["ms"], outcome["std"])
+                predicted = self.predict(state, state.networks[number].spec)
+                return dataclasses.replace(
+                    state,
+                    measured={**state.measured, number: measured},
+                    correction=state.correction * max(1.0, measured.ms / predicted.ms),
+                )
+
+    def edited(self, state: State, task: Train) -> Network:
+        """The network that `task` makes, before its training."""
+        parent = state.networks[task.parent]
+        spec, supernet = parent.spec, parent.supernet
+        for action in task.actions:
+            spec = action.apply(spec)
+            if isinstance(action, Copy):  # Removed blocks are not carried into a new supernet.
+                supernet = spec
+        return Network(spec, supernet, task.objective)
+
+    def predict(self, state: State, spec: UNetSpec) -> Latency:
+        """Predicted latency of one pass of the U-Net, as corrected by what was measured."""
+        if state.latency is None:
+            raise ValueError("nothing was measured yet")
+        predicted = state.latency.predict(
+            calls(self.space.lower(spec), self.space.inputs).values()
+        )
+        return Latency(state.correction * predicted.ms, state.correction * predicted.std)
+
+    def limit_ms(self, state: State) -> float:
+        """The budget in milliseconds."""
+        if self.unit == "ms":
+            return self.budget
+        if state.seed_ms is None:
+            raise ValueError("the seed was not measured yet, and the budget is a share of it")
+        return self.budget * state.seed_ms.ms
+
+    def upper_ms(self, state: State, spec: UNetSpec) -> float:
+        """The upper bound of the latency that is held against the budget."""
+        predicted = self.predict(state, spec)
+        return predicted.ms + self.caution * predicted.std
+
+    def kept(self, state: State, number: int) -> bool:
+        """Whether network `number`, measured as a whole, keeps to the budget."""
+        return state.measured[number].ms <= self.limit_ms(state)
+
+    def check(self, state: State) -> None:
+        """Raises `ValueError` if no architecture of the space can meet the budget."""
+        least = state.networks[0].spec
+        for removal in tuple(self.space.removals(least)):
+            least = removal.apply(least)
+        floor, limit = self.upper_ms(state, least), self.limit_ms(state)
+        if floor > limit:
+            seed = self.upper_ms(state, state.networks[0].spec)
+            raise ValueError(
+                f"no architecture meets the budget of {limit:.3f} ms: with every removable block "
+                f"gone the U-Net still takes {floor:.3f} ms ({floor / seed:.0%} of the seed's "
+                f"{seed:.3f} ms); ask for at least that"
+            )
+
+    def decide(self, state: State, number: int) -> Outcome:
+        """Sorts the blocks of network `number` by value and chooses the actions of this round."""
+        spec = state.networks[number].spec
+        candidates = self.candidates(state, number)
+        if self.upper_ms(state, spec) > self.limit_ms(state):
+            chosen = self._removals(state, spec, candidates)
+        else:
+            chosen = self._copy(state, spec, candidates)
+        for action in chosen:
+            spec = action.apply(spec)
+        removed = any(isinstance(action, Remove) for action in chosen)
+        over = self.upper_ms(state, spec) > self.limit_ms(state)
+        last = 1 + len(state.decisions) >= self.rounds
+        predicted = self.predict(state, spec)
+        return {
+            "candidates": [dataclasses.asdict(c) for c in candidates],
+            "actions": [{"kind": type(a).__name__, "block": a.block} for a in chosen],
+            "predicted_ms": predicted.ms,
+            "predicted_std": predicted.std,
+            # Over: remove more. Just met: worth another round only if a copy would still fit.
+            "finished": last or (not over and not (chosen and self._room(state, spec))),
+            "removed": removed,
+        }
+
+    def candidates(self, state: State, number: int) -> tuple[Candidate, ...]:
+        """Every removable block of network `number`, worst first."""
+        spec = state.networks[number].spec
+        whole = np.array(state.scores[number, None])
+        full_ms = self.predict(state, spec).ms
+        found = []
+        for removal in self.space.removals(spec):
+            lost = whole - np.array(state.scores[number, removal.block])
+            found.append(
+                Candidate(
+                    removal.block,
+                    float(lost.mean()),
+                    float(lost.std(ddof=1) / math.sqrt(len(lost))),
+                    full_ms - self.predict(state, removal.apply(spec)).ms,
+                )
+            )
+        return tuple(sorted(found, key=lambda c: (c.rank, c.block)))
+
+    def _removals(
+        self, state: State, spec: UNetSpec, candidates: tuple[Candidate, ...]
+    ) -> tuple[Remove, ...]:
+        chosen: list[Remove] = []
+        for candidate in candidates[: self.group]:
+            if self.upper_ms(state, spec) <= self.limit_ms(state):
+                break
+            chosen.append(Remove(candidate.block))
+            spec = chosen[-1].apply(spec)
+        return tuple(chosen)
+
+    def _copy(
+        self, state: State, spec: UNetSpec, candidates: tuple[Candidate, ...]
+    ) -> tuple[Copy, ...]:
+        legal = {copy.block for copy in self.space.copies(spec)}
+        for candidate in sorted(candidates, key=lambda c: -c.rank):
+            copy = Copy(candidate.block)
+            worth = candidate.delta_clip > self.caution * candidate.error
+            if candidate.block in legal and worth and self._fits(state, copy.apply(spec)):
+                return (copy,)
+        return ()
+
+    def _fits(self, state: State, spec: UNetSpec) -> bool:
+        return self.upper_ms(state, spec) <= self.limit_ms(state)
+
+    def _room(self, state: State, spec: UNetSpec) -> bool:
+        """Whether a copy of any block would keep to the budget."""
+        return any(self._fits(state, copy.apply(spec)) for copy in self.space.copies(spec))
+
+
+def actions(decision: Outcome) -> tuple[Remove | Copy, ...]:
+    """The actions that a decision chose."""
+    kinds = {"Remove": Remove, "Copy": Copy}
+    return tuple(kinds[action["kind"]](action["block"]) for action in decision["actions"])

@@ -1,0 +1,114 @@
+"""The journal: an append-only file of JSON lines, and the only record of a search."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from search_spaces.values import decode, encode
+
+VERSION = 1
+
+
+class Journal:
+    """Finished tasks and their outcomes, in order, under a header that says what was asked for.
+
+    One writer at a time: opening takes a lock that the system frees when the process dies. A last
+    line that was cut short by a kill is dropped, since its task counts as not done; a damaged line
+    before it is an error.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"another process is writing {path}; wait for it or stop it") from None
+        self._cut_torn_line()
+        lines = list(read_lines(path))
+        if not lines:
+            self._write({"journal": VERSION, **header})
+        else:
+            _same(path, lines[0], {"journal": VERSION, **header})
+        self._entries = [entry(line) for line in lines[1:]]
+
+    def __iter__(self) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+        """Yields `(task, outcome)` pairs, oldest first."""
+        yield from self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def append(self, task: Any, outcome: Mapping[str, Any]) -> None:
+        """Returns once the entry is on disk."""
+        self._write({"task": encode(task), "outcome": dict(outcome)})
+        self._entries.append((task, outcome))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        # JSON's shortest form of a float reads back as the same float.
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _cut_torn_line(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[tuple[Any, Mapping[str, Any]]]]:
+    """The header and the entries of the journal at `path`, which may still be growing."""
+    lines = list(read_lines(path))
+    if not lines:
+        raise ValueError(f"{path} is empty: the search has not begun")
+    return lines[0], [entry(line) for line in lines[1:]]
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the whole lines of the journal at `path`.
+
+    Raises `ValueError` naming the line that is no JSON object.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"no journal {path}") from None
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is damaged: {error}") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}, line {number} is no object")
+        yield found
+
+
+def entry(line: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """The task and the outcome of a line."""
+    if not {"task", "outcome"} <= line.keys():
+        raise ValueError(f"a line of the journal has {sorted(line)}, not a task and an outcome")
+    return decode(line["task"]), line["outcome"]
+
+
+def _same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises `ValueError` naming the settings in which the journal's header differs."""
+    asked = json.loads(json.dumps(asked))
+    differing = sorted(
+        name for name in found.keys() | asked.keys() if found.get(name) != asked.get(name)
+    )
+    if differing:
+        shown = "; ".join(f"{n}: {found.get(n)!r} there, {asked.get(n)!r} here" for n in differing)
+        raise ValueError(
+            f"{path} is the journal of another search ({shown[:600]}); "
+            "repeat its settings to go on with it, or choose another folder"
+        )

@@ -1,0 +1,114 @@
+"""What a search is asked to do. A recipe is a function that returns one of these."""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import numpy as np
+import tyro
+
+from latency_models.bench import Bench
+
+# Pixels in [-1, 1], `[rows, height, width, 3]` float32, and a prompt for each.
+Pictures: TypeAlias = tuple[np.ndarray, Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How pictures are made to be scored."""
+
+    prompts: int = 128
+    """Validation prompts. The error of a score falls with their square root."""
+    batch: int = 32
+    """Prompts sampled at once; must divide the number of prompts."""
+    steps: int = 8
+    """Steps of the sampler."""
+    guidance: float = 3.0
+    """Scale of classifier-free guidance; 1 is none."""
+    sampler: str | None = None
+    """Class of diffusers that names the sampler; by default the pipeline's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Robust training, between rounds too, and the final recovery."""
+
+    robust_steps: int = 150
+    """Steps of robust training from the seed, before anything is scored."""
+    between_steps: int = 60
+    """Steps of robust training between rounds."""
+    recovery_steps: int = 240
+    """Steps of the final recovery, distilled from the seed."""
+    batch: int = 32
+    """Pictures in a batch."""
+    rate: float = 3e-4
+    """Peak learning rate of AdamW; every training warms up and decays to a tenth."""
+    skip: float = 0.1
+    """Probability with which robust training skips a block, each block on its own."""
+    average: float = 0.99
+    """Decay of the exponential moving average of the weights, which is what is scored."""
+    half: bool = False
+    """Compute in bfloat16; the optimiser keeps float32. Slower on CPUs."""
+    save_every: int = 50
+    """Steps between checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """SnapFusion's Algorithm 1."""
+
+    budget: str = "75%"
+    """Latency the U-Net may take: milliseconds ("12.5ms") or a share of the seed's ("75%")."""
+    group: int = 4
+    """Blocks removed in a round, at most."""
+    rounds: int = 6
+    """Rounds of scoring, at most; the last removes all that the budget asks for."""
+    caution: float = 1.0
+    """Standard errors by which the budget, and a copy's worth, must be certain."""
+
+    def limit(self) -> tuple[float, str]:
+        """The budget's number and unit, "ms" or "share". Raises `ValueError` on anything else."""
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|%)\s*", self.budget)
+        if match is None or float(match[1]) <= 0:
+            raise ValueError(
+                f"budget {self.budget!r} is neither milliseconds ('12.5ms') "
+                "nor a share of the seed's latency ('75%')"
+            )
+        return (float(match[1]), "ms") if match[2] == "ms" else (float(match[1]) / 100, "share")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A search: a pipeline to shrink, pictures to train it on, prompts to score it with."""
+
+    pipeline: Path
+    """Folder of a Stable Diffusion 1.x or 2.x pipeline, as diffusers writes it."""
+    evaluator: Path
+    """Folder of the CLIP model that scores pictures, as transformers writes it."""
+    pictures: Annotated[Callable[[], Pictures], tyro.conf.Suppress]
+    prompts: Annotated[tuple[str, ...], tyro.conf.Suppress]
+    references: Annotated[Callable[[], np.ndarray], tyro.conf.Suppress]
+    bench: Annotated[Bench, tyro.conf.Suppress]
+    sampling: Sampling = Sampling()
+    training: Training = Training()
+    search: Search = Search()
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+
+def load(path: str) -> Recipe:
+    """The recipe at an import path, `package.module:function`. Raises `ValueError` if none is."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"no recipe {path}: {error}; try experiments.emoji.recipe:default") from None
+    if not callable(found):
+        raise ValueError(f"no recipe {path}: {module} has no function {name!r}")
+    recipe = found()
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{path} returned a {type(recipe).__name__}, not a Recipe")
+    return recipe

@@ -1,0 +1,169 @@
+"""CLIP score of architectures: one compiled program from noise and prompts to cosines.
+
+Every architecture is scored on the same prompts, from the same noise, with the same sampler, so
+differences between two are paired and their noise is that of the difference alone.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import CLIPTokenizer
+
+from nas.diffusion.clip import CLIP
+from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_weights
+from nas.diffusion.pipeline import Pipeline, tokenize
+from nas.diffusion.samplers import Sampler, from_config, guided, sample
+from nas.supernet import Supernet
+from search_spaces.model import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """A CLIP model that says how well pictures fit prompts."""
+
+    model: CLIP
+    weights: Weights
+    tokenizer: Any
+    mean: np.ndarray  # Of the pixels in [0, 1] that the model was trained on, a channel each.
+    deviation: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path) -> "Evaluator":
+        """Reads a `CLIPModel` folder. Raises `ValueError` naming what is missing or wrong."""
+        if not folder.is_dir():
+            raise ValueError(f"no CLIP folder {folder}")
+        model = CLIP(read_json(folder / "config.json"))
+        preprocessor = read_json(folder / "preprocessor_config.json")
+        return cls(
+            model,
+            read_weights(folder / TRANSFORMERS_WEIGHTS, model.shapes),
+            CLIPTokenizer.from_pretrained(folder),
+            np.array(preprocessor["image_mean"], np.float32),
+            np.array(preprocessor["image_std"], np.float32),
+        )
+
+    def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
+        """Normalised embeddings of prompts, `[prompts, projection]`."""
+        length = self.model.config["text_config"]["max_position_embeddings"]
+        ids = tokenize(self.tokenizer, prompts, length)
+        return np.asarray(jax.jit(self.model.text)(self.weights, ids))
+
+    def embed_pixels(self, weights: Weights, pixels: jax.Array) -> jax.Array:
+        """Normalised embeddings of pixels in [-1, 1], `[batch, projection]`."""
+        size = self.model.config["vision_config"]["image_size"]
+        shape = (pixels.shape[0], size, size, pixels.shape[-1])
+        if pixels.shape != shape:
+            pixels = jax.image.resize(pixels, shape, "cubic")
+        scaled = (jnp.clip(pixels, -1, 1) + 1) / 2
+        return self.model.image(weights, (scaled - self.mean) / self.deviation)
+
+
+class Inputs(NamedTuple):
+    """What one batch of pictures is made from and compared with; `[batch, ...]` each."""
+
+    noise: jax.Array
+    context: jax.Array
+    prompt: jax.Array  # The evaluator's embedding of it.
+
+
+class Scorer:
+    """Scores a supernet's architectures on a fixed set of prompts.
+
+    `batch` prompts are sampled at once; two prompts use one noise each, drawn from `seed` by the
+    prompt's position, so a prompt's picture does not depend on `batch`.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        evaluator: Evaluator,
+        prompts: Sequence[str],
+        *,
+        steps: int,
+        guidance: float,
+        seed: int,
+        batch: int,
+        kind: str | None = None,
+    ):
+        if len(prompts) % batch:
+            raise ValueError(f"{len(prompts)} prompts do not divide into batches of {batch}")
+        self.prompts = tuple(prompts)
+        self._pipeline, self._evaluator, self._batch = pipeline, evaluator, batch
+        self._guidance = guidance
+        self._sampler = from_config(pipeline.scheduler_config, steps, kind=kind)
+        latents = pipeline.inputs(1)["sample"].shape[1:]
+        self._inputs = Inputs(
+            np.stack([_noise(seed, i, latents) for i in range(len(prompts))]),  # pyright: ignore
+            pipeline.contexts(prompts),  # pyright: ignore[reportArgumentType]
+            evaluator.embed_prompts(prompts),  # pyright: ignore[reportArgumentType]
+        )
+        self._empty = pipeline.contexts([""])[0]
+        self._programs: dict[int, Callable[..., tuple[jax.Array, jax.Array]]] = {}
+
+    @property
+    def embedded_prompts(self) -> np.ndarray:
+        """The evaluator's embeddings of the prompts, `[prompts, projection]`."""
+        return np.asarray(self._inputs.prompt)
+
+    def score(
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Yields cosines of picture and prompt, a batch at a time: `[batch]`."""
+        wanted = np.split(self.embedded_prompts, len(self.prompts) // self._batch)
+        for (embedded, _), prompts in zip(self._run(supernet, weights, keep), wanted, strict=True):
+            yield np.sum(np.asarray(embedded) * prompts, axis=-1)
+
+    def pictures(
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The pictures that are scored, `[prompts, height, width, 3]` in [-1, 1]."""
+        return np.concatenate([pixels for _, pixels in self._run(supernet, weights, keep)])
+
+    def embedded(
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """The evaluator's embeddings of the pictures, `[prompts, projection]`."""
+        return np.concatenate([embedded for embedded, _ in self._run(supernet, weights, keep)])
+
+    def _run(
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[jax.Array, jax.Array]]:
+        program = self._programs.setdefault(id(supernet), self._compile(supernet))
+        for start in range(0, len(self.prompts), self._batch):
+            part = Inputs(*(x[start : start + self._batch] for x in self._inputs))
+            yield program(
+                weights, keep, part, self._sampler, self._pipeline.vae, self._evaluator.weights
+            )
+
+    def _compile(self, supernet: Supernet) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        autoencoder, evaluator = self._pipeline.autoencoder, self._evaluator
+
+        @jax.jit
+        def program(
+            weights: Weights,
+            keep: Mapping[str, jax.Array],
+            inputs: Inputs,
+            sampler: Sampler,
+            vae: Weights,
+            clip: Weights,
+        ) -> tuple[jax.Array, jax.Array]:
+            def predict(z: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
+                values = {"sample": z, "timestep": t, "context": context}
+                return supernet.model(weights, values, keep)
+
+            empty = jnp.broadcast_to(self._empty, inputs.context.shape)
+            predict = guided(predict, inputs.context, empty, self._guidance)
+            latents = sample(sampler, predict, inputs.noise)
+            pixels = jnp.clip(autoencoder.decode(vae, latents), -1, 1)
+            return evaluator.embed_pixels(clip, pixels), pixels
+
+        return program
+
+
+def _noise(seed: int, position: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng([seed, position]).standard_normal(shape).astype(np.float32)

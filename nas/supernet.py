@@ -1,0 +1,60 @@
+"""One compiled network that runs every architecture got from it by removing blocks."""
+
+import functools
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from search_spaces.model import Model, Weights
+from search_spaces.ops import Shape
+from search_spaces.program import network
+from search_spaces.unet import UNetSpec, lower, removable
+
+
+class Supernet:
+    """A spec whose removable blocks are switched at run time.
+
+    `model(weights, values, keep)` runs it; a block that is not kept costs no compute, and the
+    output is that of the architecture without it, so scoring all removals compiles once.
+    """
+
+    def __init__(self, spec: UNetSpec, inputs: Mapping[str, Shape]):
+        self.spec = spec
+        self.gates = removable(spec, inputs)
+        self.program = lower(spec)
+        self.model: Model = network(self.program, inputs)
+
+    def keep(self, spec: UNetSpec) -> dict[str, np.ndarray]:
+        """Which blocks `spec` has, by name. Raises `ValueError` if removals alone cannot give it."""
+        names = {block.name for block in spec.blocks}
+        gone = {block.name for block in self.spec.blocks} - names
+        foreign = sorted(names - {block.name for block in self.spec.blocks})
+        stuck = sorted(gone - set(self.gates))
+        if foreign or stuck:
+            raise ValueError(
+                f"this supernet cannot run that spec: it lacks blocks {foreign[:3]} "
+                f"and cannot bypass {stuck[:3]}"
+            )
+        return {name: np.array(name in names) for name in self.gates}
+
+    def lift(self, weights: Weights) -> Weights:
+        """`weights` of a sub-network with zeros for the blocks it lacks, which never run."""
+        return {
+            name: weights[name] if name in weights else jnp.zeros(shape.shape, shape.dtype)
+            for name, shape in self.model.shapes.items()
+        }
+
+    def restrict(self, weights: Weights, spec: UNetSpec) -> Weights:
+        """The part of `weights` that `spec` has."""
+        gone = {block.name for block in self.spec.blocks} - {block.name for block in spec.blocks}
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if not any(name.startswith(f"{block}.") for block in gone)
+        }
+
+    @functools.cached_property
+    def stage_ends(self) -> tuple[str, ...]:
+        """The last block of every stage that has any: where features are compared."""
+        return tuple(stage.blocks[-1].name for stage in self.spec.stages if stage.blocks)

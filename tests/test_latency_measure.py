@@ -1,0 +1,212 @@
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from latency_models.measure import (
+    PROBABILITIES,
+    Plan,
+    draw,
+    measure,
+    measure_all,
+    measure_calls,
+    measure_network,
+    prepare,
+    prepare_network,
+    standard_error,
+)
+from search_spaces.blocks import Conv, ResNet
+from search_spaces.model import Model
+from search_spaces.ops import Call
+from search_spaces.program import Step
+
+IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), "float32")
+CONV, RESNET = Call(Conv(4), (IMAGE,)), Call(ResNet(4, groups=2), (IMAGE,))
+PROGRAM = (Step("conv_in", Conv(4), ("sample",)), Step("conv_out", Conv(4), ("conv_in",)))
+
+
+@dataclasses.dataclass
+class Machine:
+    """A clock that only work and sleep advance. Work takes `slowness(now)` times its cost."""
+
+    now: float = 0.0
+    slept: int = 0
+    log: str = ""
+
+    def plan(self, seconds: float = 0.0, **options: Any) -> Plan:
+        return Plan(seconds, **options, clock=lambda: self.now, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now, self.slept, self.log = self.now + seconds, self.slept + 1, f"{self.log}|"
+
+    def slowness(self) -> float:
+        return 1.0
+
+    def work(self, name: str, ms: float) -> None:
+        self.now += 1e-3 * ms * self.slowness()
+        self.log += name
+
+    def runs(self, **costs: float):
+        return [functools.partial(self.work, name, ms) for name, ms in costs.items()]
+
+
+class Tiring(Machine):
+    def slowness(self) -> float:
+        return 1.0 + self.now
+
+
+class Ticking:
+    """A clock that advances by `ms` whenever it is read."""
+
+    def __init__(self, ms: float):
+        self.ms, self.reads = ms, 0
+
+    def __call__(self) -> float:
+        self.reads += 1
+        return 1e-3 * self.ms * self.reads
+
+
+def test_things_measured_together_take_turns():
+    machine = Machine()
+    plan = machine.plan(warmup=1, repeats=2, rounds=2, pause_s=5.0)
+    measure_all(machine.runs(A=1, B=2, C=3), plan)
+    assert machine.log == "ABC" + "ABCABC" + "|" + "ABCABC"
+
+
+def test_the_estimate_is_what_the_clock_says():
+    machine = Machine()
+    a, b = measure_all(machine.runs(A=1.5, B=4), machine.plan())
+    assert (a.ms, b.ms) == pytest.approx((1.5, 4))
+    assert a.std == pytest.approx(0, abs=1e-9)
+
+
+def test_ratios_hold_while_the_machine_gets_slower():
+    machine = Tiring()
+    a, b = measure_all(machine.runs(A=5, B=10), machine.plan(repeats=200))
+    assert machine.slowness() > 3
+    assert b.ms / a.ms == pytest.approx(2, rel=0.02)
+
+
+def test_runs_go_on_until_the_time_is_over_but_at_least_as_often_as_asked():
+    for seconds, expected in (1.0, 100), (0.01, 10):
+        machine = Machine()
+        (a,) = measure_all(machine.runs(A=10), machine.plan(seconds=seconds, repeats=10))
+        assert a.spread and abs(a.spread.repeats - expected) <= 1
+
+
+def test_rounds_share_the_time_and_pauses_do_not_count():
+    machine = Machine()
+    plan = machine.plan(seconds=1.0, rounds=4, pause_s=100.0, warmup=0)
+    (a,) = measure_all(machine.runs(A=10), plan)
+    assert a.spread and abs(a.spread.repeats - 100) <= 4
+    assert machine.slept == 3
+
+
+def test_one_slow_round_does_not_move_the_estimate_but_shows_in_its_error():
+    class Interrupted(Machine):
+        def slowness(self) -> float:
+            return 3.0 if self.slept == 1 else 1.0
+
+    machine = Interrupted()
+    plan = machine.plan(rounds=3, pause_s=1.0, warmup=0)
+    (a,) = measure_all(machine.runs(A=10), plan)
+    assert a.ms == pytest.approx(10) and 5 < a.std < 15
+    assert a.spread and a.spread.quantiles_ms[-1] == pytest.approx(30)
+
+
+def test_a_few_interrupted_runs_move_neither_the_estimate_nor_its_error():
+    class Hiccup(Machine):
+        def slowness(self) -> float:
+            return 50.0 if len(self.log) % 10 == 9 else 1.0
+
+    machine = Hiccup()
+    (a,) = measure_all(machine.runs(A=1), machine.plan(repeats=100))
+    assert a.ms == pytest.approx(1) and a.std == pytest.approx(0, abs=1e-9)
+
+
+def test_the_error_is_that_of_a_median():
+    rng = np.random.default_rng(0)
+    for count, slack in (100, 1.1), (10, 1.3), (3, 1.4):
+        samples = rng.standard_normal((2000, count))
+        truth = np.std(np.median(samples, axis=1))
+        guess = np.sqrt(np.mean([standard_error(row) ** 2 for row in samples]))
+        assert truth <= guess < slack * truth
+    assert standard_error(np.array([1.0, 3.0])) == 1
+
+
+def test_the_spread_is_kept():
+    ticks = iter(range(1, 1000))
+    machine = Machine()
+    run = lambda: machine.work("A", next(ticks))  # noqa: E731
+    (a,) = measure_all([run], machine.plan(repeats=101, warmup=0))
+    assert a.spread is not None and a.spread.repeats == 101
+    assert a.spread.quantiles_ms == pytest.approx([1 + 100 * p for p in PROBABILITIES])
+
+
+def test_progress_never_goes_back_and_ends_at_one():
+    machine, told = Machine(), []
+    plan = machine.plan(seconds=0.5, rounds=2)
+    measure_calls([CONV, RESNET], Plan(0.0, repeats=2), lambda *step: told.append(step))
+    measure_all(machine.runs(A=10), plan, lambda *step: told.append(step))
+    assert told[:2] == [("compile", 0.5), ("compile", 1.0)]
+    shares = [share for what, share in told[4:] if what == "measure"]
+    assert shares == sorted(shares) and shares[-1] == 1.0 and shares[0] < 0.1
+
+
+@pytest.mark.parametrize("wrong", [{"repeats": 0}, {"rounds": 0}, {"repeats": 1}])
+def test_a_plan_that_cannot_tell_its_error_is_refused(wrong):
+    with pytest.raises(ValueError, match="at least two runs"):
+        Plan(**wrong)
+
+
+def test_nothing_takes_no_time():
+    assert measure_all([]) == [] and measure_calls([]) == []
+
+
+@pytest.mark.parametrize("of", [measure, lambda call, plan: measure_calls([call], plan)[0]])
+def test_calls_are_timed_by_the_given_clock(of):
+    latency = of(RESNET, Plan(seconds=0.0, clock=Ticking(ms=7)))
+    assert latency.ms == pytest.approx(7) and latency.spread and latency.spread.repeats == 10
+
+
+def test_networks_are_timed_by_the_same_code():
+    latency = measure_network(PROGRAM, {"sample": IMAGE}, Plan(0.0, clock=Ticking(ms=7)))
+    assert latency.ms == pytest.approx(7) and latency.spread and latency.spread.repeats == 10
+
+
+def test_a_run_waits_for_its_result(monkeypatch):
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    prepare(CONV)()
+    assert waited[0].shape == (2, 8, 8, 4)
+    assert np.isfinite(waited[0]).all() and np.std(waited[0]) > 0
+
+
+def test_a_run_moves_nothing_from_the_host():
+    run = prepare(RESNET)
+    with jax.transfer_guard("disallow"):
+        run()
+
+
+def test_inputs_are_no_zeros_and_ids_are_valid():
+    rng = np.random.default_rng(0)
+    for dtype in "float32", "bfloat16":
+        drawn = draw(rng, jax.ShapeDtypeStruct((4, 100), dtype))
+        assert drawn.dtype == dtype and np.count_nonzero(drawn) == 400
+    ids = draw(rng, jax.ShapeDtypeStruct((4, 100), "int32"))
+    assert ids.dtype == "int32" and set(np.unique(ids)) == {0, 1}
+
+
+def test_a_run_compiles_nothing(monkeypatch):
+    runs = [prepare(CONV), prepare_network(PROGRAM, {"sample": IMAGE})]
+    monkeypatch.setattr(Model, "__call__", None)  # Compiling would trace it.
+    for run in runs:
+        run()
+
+
+def test_an_op_that_rejects_its_inputs_says_so():
+    with pytest.raises(ValueError, match="groups"):
+        measure(Call(ResNet(4, groups=3), (IMAGE,)))

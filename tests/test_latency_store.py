@@ -1,0 +1,193 @@
+import dataclasses
+import json
+import os
+
+import jax
+import pytest
+
+from latency_models import device, store
+from latency_models.latency import Latency, Spread
+from latency_models.measure import PROBABILITIES
+from latency_models.table import EMPTY, Table
+from search_spaces.blocks import Conv, ResNet, TimeEmbedding
+from search_spaces.ops import Call
+
+IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), "bfloat16")
+TIME = jax.ShapeDtypeStruct((2,), "int32")
+CONV, RESNET = Call(Conv(4), (IMAGE,)), Call(ResNet(4, groups=2, epsilon=1e-6), (IMAGE,))
+EMBEDDING = Call(TimeEmbedding(4, 8), (TIME,))
+SPREAD = Spread(len(PROBABILITIES), tuple(0.1 * n / 3 for n in range(len(PROBABILITIES))))
+TABLE = Table(
+    {
+        CONV: Latency(0.1 + 0.2, 1 / 3, SPREAD),
+        RESNET: Latency(1e-300, 0.0, SPREAD),
+        EMBEDDING: Latency(2 / 7, 0.01),
+    }
+)
+HERE = device.local()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return store.file(tmp_path / "tables", HERE)
+
+
+@pytest.fixture
+def written(path):
+    store.write(path, TABLE, HERE)
+    return path
+
+
+def test_an_absent_file_is_an_empty_table(path):
+    assert store.read(path, HERE) == EMPTY
+
+
+def test_a_table_is_read_back_to_the_bit(written):
+    assert store.read(written, HERE) == TABLE
+    assert list(store.read(written, HERE).rows) == list(TABLE.rows)
+
+
+def test_the_file_says_what_it_holds_for(written):
+    content = json.loads(written.read_text())
+    assert content["schema"] == store.SCHEMA
+    assert content["device"]["jax"] == jax.__version__
+    assert content["device"]["cores"] >= 1 and content["device"]["cpu"]
+    assert content["date"].startswith("20") and content["probabilities"] == list(PROBABILITIES)
+    assert content["rows"][0]["inputs"] == [[[2, 8, 8, 4], "bfloat16"]]
+    assert content["rows"][0]["repeats"] == SPREAD.repeats
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(device.Device)])
+def test_another_device_or_version_has_another_file(field, written):
+    value = 1000 if field == "cores" else "other"
+    other = dataclasses.replace(HERE, **{field: value})
+    assert store.file(written.parent, other) != written
+    for use in (lambda: store.read(written, other)), (lambda: store.write(written, EMPTY, other)):
+        with pytest.raises(ValueError, match=f"{written.name} holds .*{field}: .*delete") as error:
+            use()
+        assert error.value.__cause__ is None
+    assert store.read(written, HERE) == TABLE
+
+
+def test_the_local_device_is_told_by_its_flags_and_cores(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--b --a")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert (device.local().flags, device.local().cores) == ("--a --b", 3)
+    with jax.default_matmul_precision("highest"):
+        assert device.local().precision == "highest" != HERE.precision
+
+
+def test_a_file_cut_short_anywhere_is_damaged(written):
+    whole = written.read_bytes()
+    for end in {0, 1, 20, len(whole) // 2, len(whole) - 30, len(whole) - 3}:
+        written.write_bytes(whole[:end])
+        assert_damaged(written)
+
+
+def assert_damaged(path):
+    before = path.read_bytes()
+    for use in (lambda: store.read(path, HERE)), (lambda: store.write(path, TABLE, HERE)):
+        with pytest.raises(ValueError, match=f"{path.name} .*delete the file and measure again"):
+            use()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", b"[]", b"3", b"null", b'{"rows": []}', b"{}", b"\x00" * 99]
+)
+def test_what_is_no_table_is_damaged(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert_damaged(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ms": 0},
+        {"ms": -1.0},
+        {"ms": float("nan")},
+        {"ms": "1"},
+        {"std": float("inf")},
+        {"std": -0.1},
+        {"std": None},
+        {"quantiles_ms": [float("nan")]},
+        {"quantiles_ms": 1},
+        {"op": None},
+        {"op": {"width": 4}},
+        {"op": {"type": "latency_models.device:Device", **dataclasses.asdict(HERE)}},
+        {"inputs": [[[2, 8], "no such type"]]},
+        {"inputs": [[["2", 8], "float32"]]},
+        {"inputs": [[2, 8]]},
+        {"inputs": None},
+    ],
+)
+def test_a_garbled_row_is_damage(written, wrong):
+    content = json.loads(written.read_text())
+    content["rows"][1] |= wrong
+    written.write_text(json.dumps(content))
+    assert_damaged(written)
+
+
+@pytest.mark.parametrize("wrong", [{"schema": 2}, {"schema": None}, {"probabilities": [0.5]}])
+def test_another_schema_is_refused(written, wrong):
+    written.write_text(json.dumps(json.loads(written.read_text()) | wrong))
+    assert_damaged(written)
+
+
+def test_writing_adds_rows_and_replaces_equal_calls(written):
+    wider = Call(Conv(8), (IMAGE,))
+    news = {CONV: Latency(5.0, 0.5), wider: Latency(6.0, 0.5)}
+    store.write(written, Table(news), HERE)
+    assert store.read(written, HERE).rows == {**TABLE.rows, **news}
+
+
+@pytest.mark.parametrize("op", [{"type": "gone:Op"}, {"type": "search_spaces.blocks:Conv", "k": 1}])
+def test_rows_of_ops_unknown_here_are_not_read_and_not_lost(written, op):
+    content = json.loads(written.read_text())
+    content["rows"][0]["op"] = op
+    foreign = content["rows"][0]
+    written.write_text(json.dumps(content))
+    rest = {call: row for call, row in TABLE.rows.items() if call != CONV}
+    assert store.read(written, HERE).rows == rest
+    store.write(written, TABLE, HERE)
+    store.write(written, EMPTY, HERE)
+    assert store.read(written, HERE).rows == TABLE.rows
+    assert foreign in json.loads(written.read_text())["rows"]
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(written, monkeypatch, step):
+    before = written.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="no space left"):
+        store.write(written, Table({CONV: Latency(9.0, 0.0)}), HERE)
+    assert written.read_bytes() == before
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_the_file_is_on_disk_before_it_takes_the_name(path, monkeypatch):
+    steps, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (steps.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *a: (steps.append("replace"), replace(*a)))
+    store.write(path, TABLE, HERE)
+    assert steps == ["fsync", "replace"]
+
+
+def test_what_cannot_be_read_back_is_not_written(written):
+    @dataclasses.dataclass(frozen=True)
+    class Local(Conv):
+        width: int = 4
+
+    weak = jax.ShapeDtypeStruct((2, 8, 8, 4), "bfloat16", weak_type=True)
+    nameless, inexact = Call(Local(), (IMAGE,)), Call(Conv(4), (weak,))
+    for call in nameless, inexact:
+        with pytest.raises(ValueError, match="would not be read back"):
+            store.write(written, Table({call: Latency(1.0, 0.0)}), HERE)
+    with pytest.raises(ValueError, match="no latency"):
+        store.write(written, Table({CONV: Latency(float("nan"), 0.0)}), HERE)
+    assert store.read(written, HERE) == TABLE
