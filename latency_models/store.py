@@ -46,7 +46,7 @@ def write(path: Path, table: Table, device: Device) -> None:
     of one of them. Raises `ValueError` if the file is damaged or holds for another device.
     """
     old, unknown = _read(path, device)
-    rows = [_encode_row(call, row) for call, row in {**old.rows, **table.rows}.items()]
+    rows = [encode_row(call, row) for call, row in {**old.rows, **table.rows}.items()]
     header = {
         "schema": SCHEMA,
         "device": encode(device),
@@ -106,13 +106,20 @@ def _decode_rows(content: Mapping[str, Any]) -> tuple[Table, list[dict[str, Any]
         raise ValueError(f"quantiles at {content['probabilities']}, not at {PROBABILITIES}")
     rows, unknown = {}, []
     for row in content["rows"]:
-        inputs, latency = _decode_inputs(row["inputs"]), _decode_latency(row)
-        op = _decode_op(row["op"])
-        if op is None:
+        if _decode_op(row["op"]) is None:
             unknown.append(row)
         else:
-            rows[Call(op, inputs)] = latency
+            call, latency = decode_row(row)
+            rows[call] = latency
     return Table(rows), unknown
+
+
+def decode_row(row: Mapping[str, Any]) -> tuple[Call, Latency]:
+    """Inverse of `encode_row`. Raises `ValueError` on an op that is not known here."""
+    inputs, latency, op = _decode_inputs(row["inputs"]), _decode_latency(row), _decode_op(row["op"])
+    if op is None:
+        raise ValueError(f"unknown op {row['op']}; import the module that defines it first")
+    return Call(op, inputs), latency
 
 
 def _decode_op(data: Any) -> Op | None:
@@ -143,7 +150,8 @@ def _decode_latency(row: Mapping[str, Any]) -> Latency:
     return Latency(ms, std, Spread(repeats, quantiles) if repeats else None)
 
 
-def _encode_row(call: Call, latency: Latency) -> dict[str, Any]:
+def encode_row(call: Call, latency: Latency) -> dict[str, Any]:
+    """The row of `call` as JSON. Raises `ValueError` on what would not be read back equal."""
     spread = latency.spread or Spread(0, ())
     row = {
         "op": encode(call.op),

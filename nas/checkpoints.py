@@ -23,6 +23,9 @@ class Checkpoints:
         """Returns once `tree` is on disk. Saving a step twice keeps the first."""
         self._manager.save(step, args=ocp.args.StandardSave(tree))  # pyright: ignore
 
+    def close(self) -> None:
+        self._manager.close()
+
     def latest(self, like: Tree) -> Tree | None:
         """The newest checkpoint, shaped as `like`, or `None` where there is none.
 

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from latency_models import calibrate, store
 from latency_models.calibrate import Calibrated
 from latency_models.latency import Latency
+from latency_models.table import Table
 from search_spaces.program import calls
 from search_spaces.unet import Copy, Remove, UNetSpace, UNetSpec
 
@@ -178,8 +180,10 @@ class Evolution:
         """The state after `task` ended with `outcome`."""
         match task:
             case Profile():
-                latency, seed_ms = read_profile(outcome)
-                return dataclasses.replace(state, latency=latency, seed_ms=seed_ms)
+                latency, seed_ms = self.read_profile(outcome)
+                state = dataclasses.replace(state, latency=latency, seed_ms=seed_ms)
+                self.check(state)
+                return state
             case Reference():
                 return dataclasses.replace(state, reference=True)
             case Score(number, removed):
@@ -199,6 +203,18 @@ class Evolution:
                     measured={**state.measured, number: measured},
                     correction=state.correction * max(1.0, measured.ms / predicted.ms),
                 )
+
+    def read_profile(self, outcome: Outcome) -> tuple[Calibrated, Latency]:
+        """The latency model that a profile gives, and the seed's latency measured as a whole."""
+        table = Table(dict(store.decode_row(row) for row in outcome["rows"]))
+        networks = []
+        for network in outcome["networks"]:
+            spec = self.space.initial()
+            for block in network["removed"]:
+                spec = Remove(block).apply(spec)
+            latency = Latency(network["ms"], network["std"])
+            networks.append((tuple(calls(self.space.lower(spec), self.space.inputs).values()), latency))
+        return calibrate.fit(table, networks), networks[0][1]
 
     def edited(self, state: State, task: Train) -> Network:
         """The network that `task` makes, before its training."""
@@ -295,9 +311,10 @@ class Evolution:
     def _removals(
         self, state: State, spec: UNetSpec, candidates: tuple[Candidate, ...]
     ) -> tuple[Remove, ...]:
+        last = 1 + len(state.decisions) >= self.rounds
         chosen: list[Remove] = []
-        for candidate in candidates[: self.group]:
-            if self.upper_ms(state, spec) <= self.limit_ms(state):
+        for candidate in candidates if last else candidates[: self.group]:
+            if self._fits(state, spec):
                 break
             chosen.append(Remove(candidate.block))
             spec = chosen[-1].apply(spec)
@@ -326,3 +343,4 @@ def actions(decision: Outcome) -> tuple[Remove | Copy, ...]:
     """The actions that a decision chose."""
     kinds = {"Remove": Remove, "Copy": Copy}
     return tuple(kinds[action["kind"]](action["block"]) for action in decision["actions"])
+

@@ -110,14 +110,6 @@ class Scorer:
         """The evaluator's embeddings of the prompts, `[prompts, projection]`."""
         return np.asarray(self._inputs.prompt)
 
-    def score(
-        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
-    ) -> Iterator[np.ndarray]:
-        """Yields cosines of picture and prompt, a batch at a time: `[batch]`."""
-        wanted = np.split(self.embedded_prompts, len(self.prompts) // self._batch)
-        for (embedded, _), prompts in zip(self._run(supernet, weights, keep), wanted, strict=True):
-            yield np.sum(np.asarray(embedded) * prompts, axis=-1)
-
     def pictures(
         self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
     ) -> np.ndarray:
@@ -126,9 +118,10 @@ class Scorer:
 
     def embedded(
         self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        """The evaluator's embeddings of the pictures, `[prompts, projection]`."""
-        return np.concatenate([embedded for embedded, _ in self._run(supernet, weights, keep)])
+    ) -> Iterator[np.ndarray]:
+        """Yields the evaluator's embeddings of the pictures, `[batch, projection]` at a time."""
+        for embedded, _ in self._run(supernet, weights, keep):
+            yield np.asarray(embedded)
 
     def _run(
         self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]

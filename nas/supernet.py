@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from nas.surgery import Leaf, without
 from search_spaces.model import Model, Weights
 from search_spaces.ops import Shape
 from search_spaces.program import network
@@ -45,14 +46,10 @@ class Supernet:
             for name, shape in self.model.shapes.items()
         }
 
-    def restrict(self, weights: Weights, spec: UNetSpec) -> Weights:
-        """The part of `weights` that `spec` has."""
+    def restrict(self, weights: Mapping[str, Leaf], spec: UNetSpec) -> dict[str, Leaf]:
+        """The part of `weights`, or of their shapes, that `spec` has."""
         gone = {block.name for block in self.spec.blocks} - {block.name for block in spec.blocks}
-        return {
-            name: weight
-            for name, weight in weights.items()
-            if not any(name.startswith(f"{block}.") for block in gone)
-        }
+        return without(weights, *gone)
 
     @functools.cached_property
     def stage_ends(self) -> tuple[str, ...]:

@@ -1,53 +1,42 @@
 """Weights for an edited network, taken from the network it was edited from."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import jax.numpy as jnp
 
-from search_spaces.model import Model, Weights
+from search_spaces.model import Weights
+from search_spaces.ops import Call, model
 from search_spaces.unet import Copy, Remove, UNetSpec
 
+Leaf = TypeVar("Leaf")
 
-def inherit(
-    child: Model, parent: Weights, *, copies: Mapping[str, tuple[str, str]] = {}
+
+def carry(
+    action: Remove | Copy, spec: UNetSpec, weights: Weights, calls: Mapping[str, Call]
 ) -> Weights:
-    """Returns weights for `child`: `parent`'s, to the bit, wherever the names agree.
+    """The weights of `action.apply(spec)`: those of `spec`, to the bit, wherever both have them.
 
-    `copies` maps a new block to the block it copies and that block's outlet. Its weights are the
-    original's, except that the outlet is zero, so that the copy is the identity and adding it does
-    not change the function. The copy of a ResNet that reads a skip has fewer input channels and
-    takes the leading ones, which are those of `x`. Raises `ValueError` for a weight that neither
-    the parent nor a copy gives.
+    A copy starts as the identity, so adding it does not change the function: it has its original's
+    weights, except that its outlet is zero. The copy of a ResNet that reads a skip has fewer input
+    channels and takes the leading ones, which are those of `x`. `calls` are the edited network's,
+    by name. Raises `ValueError` if the copied block is not residual.
     """
-    weights: Weights = {}
-    for name, shape in child.shapes.items():
-        block = next((new for new in copies if name.startswith(f"{new}.")), None)
-        if block is not None:
-            source, outlet = copies[block]
-            inner = name.removeprefix(f"{block}.")
-            original = parent[f"{source}.{inner}"]
-            if inner.startswith(f"{outlet}."):
-                weights[name] = jnp.zeros(shape.shape, shape.dtype)
-            else:
-                weights[name] = original[tuple(slice(size) for size in shape.shape)]
-        elif name in parent:
-            weights[name] = parent[name]
-        else:
-            raise ValueError(f"no weights for {name}: not in the parent, and not a copy")
-    return weights
-
-
-def outlet_of(spec: UNetSpec, name: str) -> str:
-    """The sub-layer whose zero makes block `name` the identity."""
-    outlet = spec.block(name).op.outlet
+    if isinstance(action, Remove):
+        return without(weights, action.block)
+    new, outlet = action.name(spec), spec.block(action.block).op.outlet
     if outlet is None:
-        raise ValueError(f"{name} is not residual, so a copy of it cannot start as a no-op")
-    return outlet
+        raise ValueError(f"{action.block} is not residual: a copy of it cannot start as a no-op")
+    copied = {
+        f"{new}.{name}": jnp.zeros(shape.shape, shape.dtype)
+        if name.startswith(f"{outlet}.")
+        else weights[f"{action.block}.{name}"][tuple(slice(size) for size in shape.shape)]
+        for name, shape in model(calls[new]).shapes.items()
+    }
+    return {**weights, **copied}
 
 
-def carry(action: Remove | Copy, spec: UNetSpec, child: Model, parent: Weights) -> Weights:
-    """The weights of `action.apply(spec)`, whose model is `child`."""
-    if isinstance(action, Copy):
-        copied = {action.name(spec): (action.block, outlet_of(spec, action.block))}
-        return inherit(child, parent, copies=copied)
-    return inherit(child, parent)
+def without(weights: Mapping[str, Leaf], *blocks: str) -> dict[str, Leaf]:
+    """`weights` less those of `blocks`."""
+    prefixes = tuple(f"{block}." for block in blocks)
+    return {name: weight for name, weight in weights.items() if not name.startswith(prefixes)}

@@ -18,7 +18,7 @@ from experiments.emoji.pictures import load, over
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import Autoencoder
 from nas.diffusion.folders import DIFFUSERS_WEIGHTS, write_json, write_weights
-from nas.training import start, train
+from nas.training import Trainer, adamw
 
 CONFIG = {
     "_class_name": "AutoencoderKL",
@@ -62,13 +62,13 @@ def main(folder: Path, /, *, steps: int = 4000, save_every: int = 500) -> None:
         pixels = over(rgba[rows], backgrounds)
         return pixels[:, :, ::-1] if step % 2 else pixels
 
-    schedule = optax.warmup_cosine_decay_schedule(0.0, RATE, 100, steps, 1e-5)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+    rates = optax.warmup_cosine_decay_schedule(0.0, RATE, 100, steps, 1e-5)
+    trainer = Trainer(loss, adamw())
     checkpoints = Checkpoints(folder / "training")
-    state = start(model.initial(0), optimizer)
+    state = trainer.start(model.initial(0))
     state = checkpoints.latest(state) or state
     begun, value = time.time(), None
-    for state, value in train(state, loss, batch, optimizer, steps=steps, seed=0):
+    for state, value in trainer.run(state, batch, rates, steps=steps, seed=0):
         done = int(state.step)
         if done % 100 == 0:
             print(f"step {done:6} loss {value:.5f} {time.time() - begun:6.0f} s", flush=True)

@@ -22,7 +22,7 @@ from experiments.emoji.pictures import Pictures, load, over
 from nas.checkpoints import Checkpoints
 from nas.diffusion.clip import CLIP
 from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, write_json, write_weights
-from nas.training import start, train
+from nas.training import Trainer, adamw
 
 CONFIG = {
     "architectures": ["CLIPModel"],
@@ -104,18 +104,14 @@ def main(folder: Path, /, *, steps: int = 8000, save_every: int = 200, seed: int
         rows = rng.choice(len(known), BATCH, replace=False)
         return known.rgba[rows], texts.draw(rows, rng), known.concepts[rows], style_numbers[rows]
 
-    schedule = optax.warmup_cosine_decay_schedule(0.0, RATE, 300, steps, 1e-5)
-    decays = lambda weights: {name: w.ndim > 1 for name, w in weights.items()}  # noqa: E731
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b2=0.98, weight_decay=0.1, mask=decays),
-    )
+    rates = optax.warmup_cosine_decay_schedule(0.0, RATE, 300, steps, 1e-5)
+    trainer = Trainer(loss, adamw(b2=0.98, weight_decay=0.1))
     checkpoints = Checkpoints(folder / "training")
-    state = start(model.initial(seed), optimizer)
+    state = trainer.start(model.initial(seed))
     state = checkpoints.latest(state) or state
     image, text = jax.jit(model.image), jax.jit(model.text)
     begun = time.time()
-    for state, value in train(state, loss, batch, optimizer, steps=steps, seed=seed):
+    for state, value in trainer.run(state, batch, rates, steps=steps, seed=seed):
         done = int(state.step)
         if done % 50 == 0:
             print(f"step {done:6} loss {value:.4f} {time.time() - begun:6.0f} s", flush=True)

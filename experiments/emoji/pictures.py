@@ -27,7 +27,10 @@ class Pictures:
 
     def where(self, mask: np.ndarray) -> "Pictures":
         """The rows where `mask` is true."""
-        rows = np.flatnonzero(mask)
+        return self.take(np.flatnonzero(mask))
+
+    def take(self, rows: np.ndarray) -> "Pictures":
+        """These rows, in this order."""
         pick = lambda values: tuple(values[row] for row in rows)  # noqa: E731
         return Pictures(
             self.rgba[rows],

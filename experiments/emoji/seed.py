@@ -3,7 +3,8 @@
     python -m experiments.emoji.seed FOLDER --vae AUTOENCODER [--steps 20000]
 
 AUTOENCODER is the folder that `experiments.emoji.autoencoder` wrote. Checkpoints go to
-FOLDER/training, the pipeline to FOLDER/pipeline; run it again to go on.
+FOLDER/training, the pipeline to FOLDER/pipeline; run it again to go on. `--start-from PIPELINE`
+begins with the weights of an earlier one.
 """
 
 import shutil
@@ -32,7 +33,8 @@ from nas.diffusion.folders import (
 from nas.diffusion.schedule import Schedule
 from nas.objectives import Batch, denoising
 from nas.supernet import Supernet
-from nas.training import start, train
+from nas.training import Trainer, adamw
+from search_spaces.model import Model, Weights
 
 STYLES = ("fluent-flat", "fluent-3d")
 TEXT = {
@@ -98,7 +100,15 @@ RATE = 1e-3
 UNCONDITIONAL = 0.1  # Share of prompts emptied, for classifier-free guidance; as in SD.
 
 
-def main(folder: Path, /, *, vae: Path, steps: int = 20000, save_every: int = 250) -> None:
+def main(
+    folder: Path,
+    /,
+    *,
+    vae: Path,
+    steps: int = 20000,
+    save_every: int = 250,
+    start_from: Path | None = None,
+) -> None:
     pictures = load().of("train", styles=STYLES)
     pipeline = folder / "pipeline"
     vocabulary.main(pipeline / "tokenizer")
@@ -136,16 +146,13 @@ def main(folder: Path, /, *, vae: Path, steps: int = 20000, save_every: int = 25
         ],
         [200, steps - steps // 5],
     )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(rates, b2=0.99, weight_decay=0.01)
-    )
+    trainer = Trainer(loss, adamw(b2=0.99), decay=0.9995)
     checkpoints = Checkpoints(folder / "training")
-    outlets = frozenset(f"{step.name}.{step.op.outlet}" for step in supernet.program)
-    state = start({**supernet.model.initial(0, zeros=outlets), **text.initial(1)}, optimizer)
+    state = trainer.start(_first(supernet, text, start_from))
     state = checkpoints.latest(state) or state
     print(f"{len(pictures)} pictures, U-Net of {supernet.model.size:,} parameters")
     begun, losses = time.time(), []
-    for state, value in train(state, loss, batch, optimizer, steps=steps, seed=0, decay=0.9995):
+    for state, value in trainer.run(state, batch, rates, steps=steps, seed=0):
         done = int(state.step)
         losses.append(value)
         if done % 50 == 0:
@@ -165,6 +172,17 @@ def main(folder: Path, /, *, vae: Path, steps: int = 20000, save_every: int = 25
             write_json(pipeline / "scheduler" / "scheduler_config.json", SCHEDULER)
             write_json(pipeline / "model_index.json", INDEX)
             shutil.copytree(vae / "vae", pipeline / "vae", dirs_exist_ok=True)
+
+
+def _first(supernet: Supernet, text: Model, start_from: Path | None) -> Weights:
+    """Weights to begin with: fresh, or those of an earlier pipeline."""
+    if start_from is None:
+        outlets = frozenset(f"{step.name}.{step.op.outlet}" for step in supernet.program)
+        return {**supernet.model.initial(0, zeros=outlets), **text.initial(1)}
+    return {
+        **read_weights(start_from / "unet" / DIFFUSERS_WEIGHTS, supernet.model.shapes),
+        **read_weights(start_from / "text_encoder" / TRANSFORMERS_WEIGHTS, text.shapes),
+    }
 
 
 def _encode(autoencoder: Autoencoder, vae: Path, pixels: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def write_weights(path: Path, weights: Mapping[str, jax.Array], *, dtype: str = 
     """Writes `weights` with PyTorch's names and order of axes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {
-        torch_name(name): np.ascontiguousarray(to_torch(name, np.asarray(weight)).astype(dtype))
+        torch_name(name): np.asarray(to_torch(name, np.asarray(weight)), dtype, order="C")
         for name, weight in weights.items()
     }
     save_file(arrays, path, metadata={"format": "pt"})

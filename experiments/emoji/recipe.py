@@ -1,0 +1,49 @@
+"""The embedded default: shrink a small text-to-image pipeline that was trained on emoji.
+
+    nas search experiments.emoji.recipe:default
+
+The pipeline, the CLIP model that scores it and the pictures both were trained on lie beside this
+file; see `MODEL_CARD.md`. The prompts are those of trained pictures, drawn once and fixed.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from experiments.emoji.pictures import Pictures, load
+from experiments.emoji.seed import STYLES
+from latency_models.bench import LocalBench
+from nas.recipe import Recipe
+
+HERE = Path(__file__).parent
+CACHE = Path.home() / ".cache" / "nas"
+PROMPTS = 512  # At most; a search uses as many of the first as its settings say.
+
+
+def default() -> Recipe:
+    return Recipe(
+        pipeline=HERE / "pipeline",
+        evaluator=HERE / "clip_model",
+        pictures=training,
+        prompts=validation().prompts,
+        references=lambda: validation().on_white(),
+        bench=LocalBench(CACHE),
+    )
+
+
+@functools.cache
+def known() -> Pictures:
+    """What the seed was trained on."""
+    return load().of("train", styles=STYLES)
+
+
+def training() -> tuple[np.ndarray, tuple[str, ...]]:
+    return known().on_white(), known().prompts
+
+
+@functools.cache
+def validation() -> Pictures:
+    """The pictures whose prompts score a search, in their fixed random order."""
+    rows = np.random.default_rng(2023).permutation(len(known()))[:PROMPTS]
+    return known().take(rows)

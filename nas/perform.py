@@ -1,0 +1,333 @@
+"""Does the search's tasks: everything that touches weights, pictures and clocks."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latency_models import store
+from latency_models.bench import Whole
+from nas.checkpoints import Checkpoints
+from nas.diffusion import clip
+from nas.diffusion.autoencoder import decoder_program, latents_shape
+from nas.diffusion.pipeline import Pipeline
+from nas.evolution import (
+    Evolution,
+    Evolve,
+    Measure,
+    Network,
+    Outcome,
+    Profile,
+    Reference,
+    Score,
+    State,
+    Task,
+    Train,
+)
+from nas.objectives import Batch, Captioned, batches, denoising, distillation
+from nas.recipe import Recipe, Training
+from nas.scoring import Evaluator, Scorer
+from nas.supernet import Supernet
+from nas.surgery import carry
+from nas.training import Trainer, adamw
+from search_spaces.model import Weights
+from search_spaces.program import Program, calls
+from search_spaces.unet import Remove, UNetSpace, UNetSpec, lower
+
+Watch = Callable[[str, float], None]
+"""Is told what is being done and the share of it that is done."""
+
+GUIDED = 2  # Both branches of classifier-free guidance run as one batch of two.
+
+
+def silent(what: str, share: float) -> None:
+    """Watches nothing."""
+
+
+class Performer:
+    """Performs tasks for one search; what it keeps on disk lies under `folder`."""
+
+    def __init__(self, recipe: Recipe, folder: Path, watch: Watch = silent):
+        self.recipe, self.folder, self.watch = recipe, folder, watch
+        self.pipeline = Pipeline.load(recipe.pipeline)
+        self.space = UNetSpace(self.pipeline.spec, self.pipeline.inputs(GUIDED))
+        self._supernets: dict[Program, Supernet] = {}
+        self._trainers: dict[tuple[Program, str], Trainer] = {}
+        self._weights: dict[int, Weights] = {}  # Of the network used last.
+
+    def __call__(self, strategy: Evolution, state: State, task: Task) -> Outcome:
+        """Performs `task` and returns its outcome, with the seconds it took."""
+        begun = time.perf_counter()
+        match task:
+            case Profile():
+                outcome = self._profile()
+            case Reference():
+                outcome = self._reference()
+            case Train():
+                outcome = self._train(state, task, strategy.edited(state, task))
+            case Score():
+                outcome = self._score(state, task)
+            case Evolve(number):
+                outcome = strategy.decide(state, number)
+            case Measure(number):
+                outcome = self._measure(state, number)
+        return {**outcome, "seconds": round(time.perf_counter() - begun, 3)}
+
+    # What is loaded or compiled at first use.
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        return Evaluator.load(self.recipe.evaluator)
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        sampling = self.recipe.sampling
+        if sampling.prompts > len(self.recipe.prompts):
+            raise ValueError(
+                f"the recipe has {len(self.recipe.prompts)} prompts, "
+                f"fewer than the {sampling.prompts} to be scored"
+            )
+        return Scorer(
+            self.pipeline,
+            self.evaluator,
+            self.recipe.prompts[: sampling.prompts],
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            seed=self.recipe.seed,
+            batch=sampling.batch,
+            kind=sampling.sampler,
+        )
+
+    @functools.cached_property
+    def data(self) -> Captioned:
+        pixels, prompts = self.recipe.pictures()
+        return Captioned(
+            self.pipeline.latents(pixels),
+            self.pipeline.contexts(prompts),
+            self.pipeline.contexts([""])[0],
+        )
+
+    def supernet(self, spec: UNetSpec) -> Supernet:
+        """The supernet of `spec`, built once; equal specs with other names are others."""
+        key = lower(spec)
+        if key not in self._supernets:
+            self._supernets[key] = Supernet(spec, self.space.inputs)
+        return self._supernets[key]
+
+    def weights(self, state: State, number: int) -> Weights:
+        """The weights of network `number`, in its supernet."""
+        if number == 0:
+            return self.pipeline.unet
+        supernet = self.supernet(state.networks[number].supernet)
+        if number not in self._weights:
+            spec = state.networks[number].spec
+            like = supernet.restrict(supernet.model.shapes, spec)
+            saved = Checkpoints(self.folder / "networks" / str(number)).latest(like)
+            if saved is None:
+                raise ValueError(
+                    f"the weights of network {number} are gone from {self.folder / 'networks'}; "
+                    "delete the folder to search anew"
+                )
+            self._weights = {number: saved}
+        return supernet.lift(self._weights[number])
+
+    # Latency.
+
+    def _profile(self) -> Outcome:
+        """Prices every call the space can make and the pipeline's other parts, and four networks
+        as a whole, which calibrate the sum of the calls."""
+        seed, space = self.space.seed, self.space
+        wanted = [c for spec in _reachable(space) for c in calls(lower(spec), space.inputs).values()]
+        others = {
+            "text_encoder": Whole(
+                clip.text_program(self.pipeline.text_config),
+                {"ids": clip.ids_shape(self.pipeline.text_config, GUIDED)},
+            ),
+            "decoder": Whole(
+                decoder_program(self.pipeline.autoencoder.config),
+                {"latents": latents_shape(self.pipeline.autoencoder.config, 1)},
+            ),
+        }
+        for whole in others.values():
+            wanted += calls(whole.program, whole.inputs).values()
+        table = self.recipe.bench.table(wanted, self.watch)
+        specs = _calibration_specs(space)
+        wholes = [Whole(lower(spec), space.inputs) for spec in specs]
+        *measured, text, decoder = self.recipe.bench.networks(
+            [*wholes, *others.values()], self.watch
+        )
+        return {
+            "provenance": self.recipe.bench.provenance,
+            "rows": [store.encode_row(call, row) for call, row in table.rows.items()],
+            "networks": [
+                {"removed": _removed(seed, spec), "ms": latency.ms, "std": latency.std}
+                for spec, latency in zip(specs, measured, strict=True)
+            ],
+            "text_encoder": {"ms": text.ms, "std": text.std},
+            "decoder": {"ms": decoder.ms, "std": decoder.std},
+        }
+
+    def _measure(self, state: State, number: int) -> Outcome:
+        specs = [state.networks[number].spec, state.networks[0].spec]
+        wholes = [Whole(lower(spec), self.space.inputs) for spec in specs]
+        found, seed = self.recipe.bench.networks(wholes, self.watch)
+        return {"ms": found.ms, "std": found.std, "seed_ms": seed.ms, "seed_std": seed.std}
+
+    # Quality.
+
+    def _reference(self) -> Outcome:
+        """The evaluator's scores of real pictures of the prompts, and of the wrong prompts."""
+        sampling = self.recipe.sampling
+        pixels = self.recipe.references()[: sampling.prompts]
+        embed = jax.jit(self.evaluator.embed_pixels)
+        images = np.asarray(embed(self.evaluator.weights, jnp.asarray(pixels)))
+        prompts = self.scorer.embedded_prompts
+        return {
+            "real": (images * prompts).sum(-1).tolist(),
+            "mismatched": (images * np.roll(prompts, 1, axis=0)).sum(-1).tolist(),
+            "real_recall": recall(images, prompts),
+        }
+
+    def _score(self, state: State, task: Score) -> Outcome:
+        supernet = self.supernet(state.networks[task.number].supernet)
+        spec = state.networks[task.number].spec
+        keep = supernet.keep(spec if task.removed is None else Remove(task.removed).apply(spec))
+        embedded = []
+        prompts = self.scorer.embedded_prompts
+        for part in self.scorer.embedded(supernet, self.weights(state, task.number), keep):
+            embedded.append(part)
+            self.watch("score", sum(map(len, embedded)) / len(prompts))
+        images = np.concatenate(embedded)
+        cosines = (images * prompts).sum(-1)
+        return {"cosines": [float(c) for c in cosines], "recall": recall(images, prompts)}
+
+    # Training.
+
+    def _train(self, state: State, task: Train, network: Network) -> Outcome:
+        settings = self.recipe.training
+        steps = _steps(settings, task)
+        supernet = self.supernet(network.supernet)
+        trainer = self._trainer(supernet, task.objective)
+        begin = supernet.lift(self._inherited(state, task))
+        run = (trainer.start(begin), np.zeros(steps, np.float32))
+        checkpoints = Checkpoints(self.folder / "training" / str(task.number))
+        at, losses = checkpoints.latest(run) or run
+        losses = np.array(losses)
+        seed = 1000 * self.recipe.seed + task.number
+        for at, loss in trainer.run(
+            at,
+            self._batches(supernet, network.spec, task.objective, seed),
+            lambda step: _rate(settings.rate, step, steps),
+            steps=steps,
+            seed=seed,
+        ):
+            done = int(at.step)
+            losses[done - 1] = loss
+            self.watch(f"train, loss {float(loss):.3f}", done / steps)
+            if done % settings.save_every == 0 or done == steps:
+                checkpoints.save(done, (at, losses))
+        checkpoints.close()
+        weights = supernet.restrict(at.average, network.spec)
+        saved = Checkpoints(self.folder / "networks" / str(task.number))
+        saved.save(steps, weights)
+        saved.close()
+        self._weights = {task.number: weights}
+        return {"steps": steps, "losses": [round(float(x), 5) for x in _means(losses)]}
+
+    def _inherited(self, state: State, task: Train) -> Weights:
+        """The parent's weights, carried through the actions."""
+        weights, spec = self.weights(state, task.parent), state.networks[task.parent].spec
+        weights = self.supernet(state.networks[task.parent].supernet).restrict(weights, spec)
+        for action in task.actions:
+            edited = action.apply(spec)
+            weights = carry(action, spec, weights, calls(lower(edited), self.space.inputs))
+            spec = edited
+        return weights
+
+    def _trainer(self, supernet: Supernet, objective: str) -> Trainer:
+        key = (supernet.program, objective)
+        if key not in self._trainers:
+            settings = self.recipe.training
+            loss = {"robust": denoising, "recovery": distillation}[objective]
+            self._trainers[key] = Trainer(
+                loss(supernet, self.pipeline.schedule),
+                adamw(),
+                decay=settings.average,
+                dtype="bfloat16" if settings.half else "float32",
+            )
+        return self._trainers[key]
+
+    def _batches(
+        self, supernet: Supernet, spec: UNetSpec, objective: str, seed: int
+    ) -> Callable[[int], Batch]:
+        taught = objective == "recovery"
+        return batches(
+            self.data,
+            supernet,
+            spec,
+            size=self.recipe.training.batch,
+            seed=seed,
+            skip=0.0 if taught else self.recipe.training.skip,
+            teacher=(supernet.lift(self.pipeline.unet), self.pipeline.spec) if taught else None,
+        )
+
+
+def recall(images: np.ndarray, prompts: np.ndarray, k: int = 5) -> float:
+    """Share of pictures whose own prompt is among the `k` nearest of all prompts."""
+    cosines = images @ prompts.T
+    better = (cosines > np.diagonal(cosines)[:, None]).sum(1)
+    return float(np.mean(better < k))
+
+
+def _reachable(space: UNetSpace) -> Iterator[UNetSpec]:
+    """Specs that between them make every call that edits of the seed can make.
+
+    Blocks keep the shape of what passes through them, so no removal makes a new call, and a copy
+    makes at most one.
+    """
+    yield space.seed
+    for copy in space.copies(space.seed):
+        yield copy.apply(space.seed)
+
+
+def _calibration_specs(space: UNetSpace) -> tuple[UNetSpec, ...]:
+    """The seed, and it without a third, two thirds and all of what may be removed."""
+    names = [removal.block for removal in space.removals(space.seed)]
+    order = np.random.default_rng(0).permutation(names)
+    specs = []
+    for share in (0.0, 1 / 3, 2 / 3, 1.0):
+        spec = space.seed
+        for name in order[: round(share * len(order))]:
+            spec = Remove(str(name)).apply(spec)
+        specs.append(spec)
+    return tuple(specs)
+
+
+def _removed(seed: UNetSpec, spec: UNetSpec) -> list[str]:
+    left = {block.name for block in spec.blocks}
+    return [block.name for block in seed.blocks if block.name not in left]
+
+
+def _steps(settings: Training, task: Train) -> int:
+    if task.objective == "recovery":
+        return settings.recovery_steps
+    return settings.between_steps if task.actions else settings.robust_steps
+
+
+def _rate(peak: float, step: int, steps: int) -> float:
+    """Learning rate: warm-up over a tenth of the steps, then a cosine to a tenth of the peak."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return peak * (step + 1) / warm
+    share = (step - warm) / max(1, steps - warm)
+    return peak * (0.55 + 0.45 * math.cos(math.pi * share))
+
+
+def _means(losses: np.ndarray, parts: int = 20) -> list[float]:
+    """Means of consecutive parts of the losses, at most `parts`."""
+    return [float(part.mean()) for part in np.array_split(losses, min(parts, len(losses)))]
