@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from search_spaces.layers import GroupNorm, Linear, PointwiseConv, attention, conv, upsample
+from search_spaces import layers
+from search_spaces.layers import GroupNorm, Linear, PointwiseConv, attention, upsample
 from search_spaces.ops import Op, Shape
 
 
@@ -58,7 +59,7 @@ class Conv(Op):
 
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         (x,) = inputs
-        return conv(x.shape[-1], self.width, self.kernel, rngs=rngs)
+        return layers.Conv(x.shape[-1], self.width, self.kernel, rngs=rngs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +101,11 @@ class _ResNet(nnx.Module):
     def __init__(self, op: ResNet, images: tuple[Shape, ...], time: Shape | None, rngs: nnx.Rngs):
         channels = sum(x.shape[-1] for x in images)
         self.norm1 = GroupNorm(channels, op.groups, epsilon=op.epsilon, silu=True)
-        self.conv1 = conv(channels, op.width, rngs=rngs)
+        self.conv1 = layers.Conv(channels, op.width, rngs=rngs)
         if time is not None:
             self.time_emb_proj = Linear(time.shape[-1], op.width, rngs=rngs)
         self.norm2 = GroupNorm(op.width, op.groups, epsilon=op.epsilon, silu=True)
-        self.conv2 = conv(op.width, op.width, rngs=rngs)
+        self.conv2 = layers.Conv(op.width, op.width, rngs=rngs)
         if channels != op.width:
             self.conv_shortcut = PointwiseConv(channels, op.width, rngs=rngs)
 
@@ -261,7 +262,7 @@ class Upsample(Op):
 
 class _Upsample(nnx.Module):
     def __init__(self, width: int, rngs: nnx.Rngs):
-        self.conv = conv(width, width, rngs=rngs)
+        self.conv = layers.Conv(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(upsample(x))
