@@ -232,7 +232,7 @@ class Performer:
             if done % settings.save_every == 0 or done == steps:
                 checkpoints.save(done, (at, losses))
         checkpoints.close()
-        weights = supernet.restrict(at.average, network.spec)
+        weights = supernet.restrict(trainer.average(at), network.spec)
         saved = Checkpoints(self.folder / "networks" / str(task.number))
         saved.save(steps, weights)
         saved.close()
@@ -256,6 +256,7 @@ class Performer:
             loss = {"robust": denoising, "recovery": distillation}[objective]
             self._trainers[key] = Trainer(
                 loss(supernet, self.pipeline.schedule),
+                supernet.model.shapes,
                 adamw(),
                 decay=settings.average,
                 dtype="bfloat16" if settings.half else "float32",

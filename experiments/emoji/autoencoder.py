@@ -63,7 +63,7 @@ def main(folder: Path, /, *, steps: int = 4000, save_every: int = 500) -> None:
         return pixels[:, :, ::-1] if step % 2 else pixels
 
     rates = optax.warmup_cosine_decay_schedule(0.0, RATE, 100, steps, 1e-5)
-    trainer = Trainer(loss, adamw())
+    trainer = Trainer(loss, model.shapes, adamw())
     checkpoints = Checkpoints(folder / "training")
     state = trainer.start(model.initial(0))
     state = checkpoints.latest(state) or state
@@ -75,7 +75,7 @@ def main(folder: Path, /, *, steps: int = 4000, save_every: int = 500) -> None:
         if done % save_every == 0:
             checkpoints.save(done, state)
 
-    weights, held_out = state.average, pictures.of("val_concept").on_white()
+    weights, held_out = trainer.average(state), pictures.of("val_concept").on_white()
     moments = jax.jit(model.moments)
     train_mean, _ = moments(weights, over(rgba[::8], np.ones(3, np.float32)))
     scale = float(1 / jnp.std(train_mean))

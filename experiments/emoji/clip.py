@@ -105,7 +105,7 @@ def main(folder: Path, /, *, steps: int = 8000, save_every: int = 200, seed: int
         return known.rgba[rows], texts.draw(rows, rng), known.concepts[rows], style_numbers[rows]
 
     rates = optax.warmup_cosine_decay_schedule(0.0, RATE, 300, steps, 1e-5)
-    trainer = Trainer(loss, adamw(b2=0.98, weight_decay=0.1))
+    trainer = Trainer(loss, model.shapes, adamw(b2=0.98, weight_decay=0.1))
     checkpoints = Checkpoints(folder / "training")
     state = trainer.start(model.initial(seed))
     state = checkpoints.latest(state) or state
@@ -117,12 +117,13 @@ def main(folder: Path, /, *, steps: int = 8000, save_every: int = 200, seed: int
             print(f"step {done:6} loss {value:.4f} {time.time() - begun:6.0f} s", flush=True)
         if done % save_every == 0 or done == steps:
             checkpoints.save(done, state)
+            average = trainer.average(state)
             for split in ("val_combo", "val_concept"):
-                report = retrieval(pictures, split, state.average, image, text, tokens)
+                report = retrieval(pictures, split, average, image, text, tokens)
                 print(f"    {split}: {report}", flush=True)
             write_json(folder / "clip" / "config.json", CONFIG)
             write_json(folder / "clip" / "preprocessor_config.json", PREPROCESSOR)
-            write_weights(folder / "clip" / TRANSFORMERS_WEIGHTS, state.average)
+            write_weights(folder / "clip" / TRANSFORMERS_WEIGHTS, average)
 
 
 class _Texts:

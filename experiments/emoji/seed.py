@@ -146,7 +146,7 @@ def main(
         ],
         [200, steps - steps // 5],
     )
-    trainer = Trainer(loss, adamw(b2=0.99), decay=0.9995)
+    trainer = Trainer(loss, {**supernet.model.shapes, **text.shapes}, adamw(b2=0.99), decay=0.9995)
     checkpoints = Checkpoints(folder / "training")
     state = trainer.start(_first(supernet, text, start_from))
     state = checkpoints.latest(state) or state
@@ -161,13 +161,14 @@ def main(
             losses.clear()
         if done % save_every == 0 or done == steps:
             checkpoints.save(done, state)
+            average = trainer.average(state)
             parts = {
                 "unet": (UNET, supernet.model, DIFFUSERS_WEIGHTS),
                 "text_encoder": (TEXT, text, TRANSFORMERS_WEIGHTS),
             }
             for name, (config, model, file) in parts.items():
                 write_json(pipeline / name / "config.json", config)
-                part = {weight: state.average[weight] for weight in model.shapes}
+                part = {weight: average[weight] for weight in model.shapes}
                 write_weights(pipeline / name / file, part)
             write_json(pipeline / "scheduler" / "scheduler_config.json", SCHEDULER)
             write_json(pipeline / "model_index.json", INDEX)
