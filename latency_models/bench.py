@@ -35,9 +35,7 @@ class Bench(abc.ABC):
         """Returns a row for each of `wanted`, and for no other call."""
 
     @abc.abstractmethod
-    def networks(
-        self, wanted: Sequence[Whole], progress: Progress | None = None
-    ) -> list[Latency]:
+    def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
         """Latencies of whole networks, in their order, measured in turns."""
 
 
@@ -69,9 +67,7 @@ class LocalBench(Bench):
             store.write(path, found, device)
         return Table({call: found.rows[call] for call in wanted})
 
-    def networks(
-        self, wanted: Sequence[Whole], progress: Progress | None = None
-    ) -> list[Latency]:
+    def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
         runs = []
         for whole in wanted:
             runs.append(prepare_network(whole.program, whole.inputs))
@@ -93,7 +89,5 @@ class ModelBench(Bench):
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
         return Table({call: self.model.predict([call]) for call in wanted})
 
-    def networks(
-        self, wanted: Sequence[Whole], progress: Progress | None = None
-    ) -> list[Latency]:
+    def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
         return [self.model.predict(calls(w.program, w.inputs).values()) for w in wanted]

@@ -1,12 +1,10 @@
 """Checkpoints of training, by Orbax: written atomically, the newest few kept."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-
-Tree = TypeVar("Tree")
 
 
 class Checkpoints:
@@ -26,7 +24,7 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
-    def latest(self, like: Tree) -> Tree | None:
+    def latest(self, like: Any) -> Any | None:
         """The newest checkpoint, shaped as `like`, or `None` where there is none.
 
         Raises `ValueError` naming the folder if it cannot be read.
@@ -42,4 +40,4 @@ class Checkpoints:
                 f"cannot read checkpoint {self.folder / str(step)}: {error}; "
                 "delete that folder to go on from the one before"
             ) from error
-        return restored  # pyright: ignore[reportReturnType]
+        return restored

@@ -18,6 +18,7 @@ from latency_models.latency import Latency
 from latency_models.table import Table
 from search_spaces.program import calls
 from search_spaces.unet import Copy, Remove, UNetSpace, UNetSpec
+from search_spaces.values import decode, encode
 
 Outcome: TypeAlias = Mapping[str, Any]  # JSON.
 
@@ -71,7 +72,8 @@ Task: TypeAlias = Profile | Reference | Train | Score | Evolve | Measure
 
 
 class Network(NamedTuple):
-    """A network of the search. It runs in `supernet`: itself with what was removed since a copy."""
+    """A network of the search. It runs in `supernet`: the seed with all copies, which runs the seed
+    too, so that it can teach."""
 
     spec: UNetSpec
     supernet: UNetSpec
@@ -213,7 +215,9 @@ class Evolution:
             for block in network["removed"]:
                 spec = Remove(block).apply(spec)
             latency = Latency(network["ms"], network["std"])
-            networks.append((tuple(calls(self.space.lower(spec), self.space.inputs).values()), latency))
+            networks.append(
+                (tuple(calls(self.space.lower(spec), self.space.inputs).values()), latency)
+            )
         return calibrate.fit(table, networks), networks[0][1]
 
     def edited(self, state: State, task: Train) -> Network:
@@ -222,17 +226,15 @@ class Evolution:
         spec, supernet = parent.spec, parent.supernet
         for action in task.actions:
             spec = action.apply(spec)
-            if isinstance(action, Copy):  # Removed blocks are not carried into a new supernet.
-                supernet = spec
+            if isinstance(action, Copy):
+                supernet = action.apply(supernet)
         return Network(spec, supernet, task.objective)
 
     def predict(self, state: State, spec: UNetSpec) -> Latency:
         """Predicted latency of one pass of the U-Net, as corrected by what was measured."""
         if state.latency is None:
             raise ValueError("nothing was measured yet")
-        predicted = state.latency.predict(
-            calls(self.space.lower(spec), self.space.inputs).values()
-        )
+        predicted = state.latency.predict(calls(self.space.lower(spec), self.space.inputs).values())
         return Latency(state.correction * predicted.ms, state.correction * predicted.std)
 
     def limit_ms(self, state: State) -> float:
@@ -273,21 +275,19 @@ class Evolution:
         if self.upper_ms(state, spec) > self.limit_ms(state):
             chosen = self._removals(state, spec, candidates)
         else:
-            chosen = self._copy(state, spec, candidates)
+            chosen = self._copy(state, number, candidates)
         for action in chosen:
             spec = action.apply(spec)
-        removed = any(isinstance(action, Remove) for action in chosen)
         over = self.upper_ms(state, spec) > self.limit_ms(state)
         last = 1 + len(state.decisions) >= self.rounds
         predicted = self.predict(state, spec)
         return {
             "candidates": [dataclasses.asdict(c) for c in candidates],
-            "actions": [{"kind": type(a).__name__, "block": a.block} for a in chosen],
+            "actions": [encode(action) for action in chosen],
             "predicted_ms": predicted.ms,
             "predicted_std": predicted.std,
             # Over: remove more. Just met: worth another round only if a copy would still fit.
             "finished": last or (not over and not (chosen and self._room(state, spec))),
-            "removed": removed,
         }
 
     def candidates(self, state: State, number: int) -> tuple[Candidate, ...]:
@@ -321,13 +321,15 @@ class Evolution:
         return tuple(chosen)
 
     def _copy(
-        self, state: State, spec: UNetSpec, candidates: tuple[Candidate, ...]
+        self, state: State, number: int, candidates: tuple[Candidate, ...]
     ) -> tuple[Copy, ...]:
-        legal = {copy.block for copy in self.space.copies(spec)}
-        for candidate in sorted(candidates, key=lambda c: -c.rank):
-            copy = Copy(candidate.block)
+        spec, supernet, _ = state.networks[number]
+        taken = [block.name for block in supernet.blocks]
+        legal = {copy.block: copy for copy in self.space.copies(spec, taken=taken)}
+        for candidate in reversed(candidates):
+            copy = legal.get(candidate.block)
             worth = candidate.delta_clip > self.caution * candidate.error
-            if candidate.block in legal and worth and self._fits(state, copy.apply(spec)):
+            if copy is not None and worth and self._fits(state, copy.apply(spec)):
                 return (copy,)
         return ()
 
@@ -341,6 +343,4 @@ class Evolution:
 
 def actions(decision: Outcome) -> tuple[Remove | Copy, ...]:
     """The actions that a decision chose."""
-    kinds = {"Remove": Remove, "Copy": Copy}
-    return tuple(kinds[action["kind"]](action["block"]) for action in decision["actions"])
-
+    return tuple(decode(action) for action in decision["actions"])

@@ -21,8 +21,9 @@ class Batch(NamedTuple):
     latents: np.ndarray  # [batch, height, width, channels]
     contexts: np.ndarray  # [batch, tokens, width]
     keep: dict[str, np.ndarray]  # Boolean scalars.
-    teacher: Weights | None = None
-    teacher_keep: dict[str, np.ndarray] | None = None
+    taught: np.ndarray | bool = False  # Boolean scalar: whether the teacher is listened to.
+    teacher: Weights = {}  # noqa: RUF012
+    teacher_keep: dict[str, np.ndarray] = {}  # noqa: RUF012
 
 
 def denoising(supernet: Supernet, schedule: Schedule) -> Loss:
@@ -37,25 +38,28 @@ def denoising(supernet: Supernet, schedule: Schedule) -> Loss:
 
 
 def distillation(supernet: Supernet, schedule: Schedule) -> Loss:
-    """Denoising plus agreement with the teacher, in its output and at the end of every stage.
+    """Denoising plus, where a batch is `taught`, agreement with its teacher, in the output and at
+    the end of every stage.
 
     Both terms are divided by the teacher's mean square, so stages of any width and scale count
-    alike (the normalisation of LAPTOP-Diff, Zhang et al., 2024).
+    alike (the normalisation of LAPTOP-Diff, Zhang et al., 2024). One program serves robust training
+    and recovery: a batch that is not taught does not run the teacher.
     """
     ends = supernet.stage_ends
 
     def loss(weights: Weights, batch: Batch, key: jax.Array) -> jax.Array:
         values, target = _noised(schedule, batch, key)
         guess, features = supernet.model(weights, values, batch.keep, also=ends)
-        wanted, marks = jax.lax.stop_gradient(
-            supernet.model(batch.teacher, values, batch.teacher_keep, also=ends)
-        )
-        agreement = [_relative(features[end], marks[end]) for end in ends]
-        return (
-            jnp.mean((guess - target) ** 2)
-            + _relative(guess, wanted)
-            + jnp.mean(jnp.stack(agreement))
-        )
+
+        def disagreement(guess: jax.Array, features: dict[str, jax.Array]) -> jax.Array:
+            wanted, marks = jax.lax.stop_gradient(
+                supernet.model(batch.teacher, values, batch.teacher_keep, also=ends)
+            )
+            terms = [_relative(features[end], marks[end]) for end in ends]
+            return _relative(guess, wanted) + jnp.mean(jnp.stack(terms))
+
+        extra = jax.lax.cond(batch.taught, disagreement, lambda *_: jnp.zeros(()), guess, features)
+        return jnp.mean((guess - target) ** 2) + extra
 
     return loss
 
@@ -98,28 +102,25 @@ def batches(
     size: int,
     seed: int,
     skip: float,
-    teacher: tuple[Weights, UNetSpec] | None = None,
+    teacher: tuple[Weights, UNetSpec],
+    taught: bool,
     unconditional: float = 0.1,
 ) -> Callable[[int], Batch]:
     """Batches of `size` rows by step number; a step's batch depends on `seed` and it alone.
 
     Every removable block that `spec` has is skipped with probability `skip`, independently and for
     the whole batch, since a skipped block then costs nothing. A share of `unconditional` prompts is
-    emptied, for classifier-free guidance.
+    emptied, for classifier-free guidance. `teacher` is weights in the supernet, and their spec.
     """
-    present = supernet.keep(spec)
-    taught = None if teacher is None else teacher[0]
-    taught_keep = None if teacher is None else supernet.keep(teacher[1])
+    present, taught_keep = supernet.keep(spec), supernet.keep(teacher[1])
 
     def batch(step: int) -> Batch:
         rng = np.random.default_rng([seed, step])
         rows = rng.integers(len(data.latents), size=size)
         emptied = rng.random(size) < unconditional
         contexts = np.where(emptied[:, None, None], data.empty, data.contexts[rows])
-        drawn = rng.random(len(present)) >= skip
-        keep = {
-            n: np.array(has and run) for (n, has), run in zip(present.items(), drawn, strict=True)
-        }
-        return Batch(data.latents[rows], contexts, keep, taught, taught_keep)
+        run = dict(zip(present, rng.random(len(present)) >= skip, strict=True))
+        keep = {name: np.array(has and run[name]) for name, has in present.items()}
+        return Batch(data.latents[rows], contexts, keep, np.array(taught), teacher[0], taught_keep)
 
     return batch

@@ -15,6 +15,7 @@ from latency_models.bench import Whole
 from nas.checkpoints import Checkpoints
 from nas.diffusion import clip
 from nas.diffusion.autoencoder import decoder_program, latents_shape
+from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import (
     Evolution,
@@ -29,7 +30,7 @@ from nas.evolution import (
     Task,
     Train,
 )
-from nas.objectives import Batch, Captioned, batches, denoising, distillation
+from nas.objectives import Batch, Captioned, batches, distillation
 from nas.recipe import Recipe, Training
 from nas.scoring import Evaluator, Scorer
 from nas.supernet import Supernet
@@ -42,6 +43,7 @@ from search_spaces.unet import Remove, UNetSpace, UNetSpec, lower
 Watch = Callable[[str, float], None]
 """Is told what is being done and the share of it that is done."""
 
+SHOWN = 24  # Pictures in the report.
 GUIDED = 2  # Both branches of classifier-free guidance run as one batch of two.
 
 
@@ -56,8 +58,9 @@ class Performer:
         self.recipe, self.folder, self.watch = recipe, folder, watch
         self.pipeline = Pipeline.load(recipe.pipeline)
         self.space = UNetSpace(self.pipeline.spec, self.pipeline.inputs(GUIDED))
+        # By program, as specs that differ only in the names of their weights are equal.
         self._supernets: dict[Program, Supernet] = {}
-        self._trainers: dict[tuple[Program, str], Trainer] = {}
+        self._trainers: dict[Program, Trainer] = {}
         self._weights: dict[int, Weights] = {}  # Of the network used last.
 
     def __call__(self, strategy: Evolution, state: State, task: Task) -> Outcome:
@@ -136,13 +139,27 @@ class Performer:
             self._weights = {number: saved}
         return supernet.lift(self._weights[number])
 
+    def deliver(self, state: State) -> None:
+        """Writes the pipeline with the search's last network, and pictures before and after."""
+        number = state.current
+        spec = state.networks[number].spec
+        supernet = self.supernet(state.networks[number].supernet)
+        weights = self.weights(state, number)
+        self.pipeline.save(self.folder / "pipeline", spec, supernet.restrict(weights, spec))
+        seed = (supernet.lift(self.pipeline.unet), self.pipeline.spec)
+        for name, (w, s) in {"before": seed, "after": (weights, spec)}.items():
+            pictures = self.scorer.pictures(supernet, w, supernet.keep(s))
+            write_grid(self.folder / "pictures" / f"{name}.png", pictures[:SHOWN])
+
     # Latency.
 
     def _profile(self) -> Outcome:
         """Prices every call the space can make and the pipeline's other parts, and four networks
         as a whole, which calibrate the sum of the calls."""
         seed, space = self.space.seed, self.space
-        wanted = [c for spec in _reachable(space) for c in calls(lower(spec), space.inputs).values()]
+        wanted = [
+            c for spec in _reachable(space) for c in calls(lower(spec), space.inputs).values()
+        ]
         others = {
             "text_encoder": Whole(
                 clip.text_program(self.pipeline.text_config),
@@ -212,7 +229,7 @@ class Performer:
         settings = self.recipe.training
         steps = _steps(settings, task)
         supernet = self.supernet(network.supernet)
-        trainer = self._trainer(supernet, task.objective)
+        trainer = self._trainer(supernet)
         begin = supernet.lift(self._inherited(state, task))
         run = (trainer.start(begin), np.zeros(steps, np.float32))
         checkpoints = Checkpoints(self.folder / "training" / str(task.number))
@@ -249,19 +266,17 @@ class Performer:
             spec = edited
         return weights
 
-    def _trainer(self, supernet: Supernet, objective: str) -> Trainer:
-        key = (supernet.program, objective)
-        if key not in self._trainers:
+    def _trainer(self, supernet: Supernet) -> Trainer:
+        if supernet.program not in self._trainers:
             settings = self.recipe.training
-            loss = {"robust": denoising, "recovery": distillation}[objective]
-            self._trainers[key] = Trainer(
-                loss(supernet, self.pipeline.schedule),
+            self._trainers[supernet.program] = Trainer(
+                distillation(supernet, self.pipeline.schedule),
                 supernet.model.shapes,
                 adamw(),
                 decay=settings.average,
                 dtype="bfloat16" if settings.half else "float32",
             )
-        return self._trainers[key]
+        return self._trainers[supernet.program]
 
     def _batches(
         self, supernet: Supernet, spec: UNetSpec, objective: str, seed: int
@@ -274,7 +289,8 @@ class Performer:
             size=self.recipe.training.batch,
             seed=seed,
             skip=0.0 if taught else self.recipe.training.skip,
-            teacher=(supernet.lift(self.pipeline.unet), self.pipeline.spec) if taught else None,
+            teacher=(supernet.lift(self.pipeline.unet), self.pipeline.spec),
+            taught=taught,
         )
 
 

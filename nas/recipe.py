@@ -105,7 +105,9 @@ def load(path: str) -> Recipe:
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
-        raise ValueError(f"no recipe {path}: {error}; try experiments.emoji.recipe:default") from None
+        raise ValueError(
+            f"no recipe {path}: {error}; try experiments.emoji.recipe:default"
+        ) from None
     if not callable(found):
         raise ValueError(f"no recipe {path}: {module} has no function {name!r}")
     recipe = found()

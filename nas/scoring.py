@@ -150,8 +150,8 @@ class Scorer:
                 return supernet.model(weights, values, keep)
 
             empty = jnp.broadcast_to(self._empty, inputs.context.shape)
-            predict = guided(predict, inputs.context, empty, self._guidance)
-            latents = sample(sampler, predict, inputs.noise)
+            both = guided(predict, inputs.context, empty, self._guidance)
+            latents = sample(sampler, both, inputs.noise)
             pixels = jnp.clip(autoencoder.decode(vae, latents), -1, 1)
             return evaluator.embed_pixels(clip, pixels), pixels
 

@@ -27,7 +27,7 @@ class Supernet:
         self.model: Model = network(self.program, inputs)
 
     def keep(self, spec: UNetSpec) -> dict[str, np.ndarray]:
-        """Which blocks `spec` has, by name. Raises `ValueError` if removals alone cannot give it."""
+        """Which blocks `spec` has, by name. Raises `ValueError` if it is no sub-network."""
         names = {block.name for block in spec.blocks}
         gone = {block.name for block in self.spec.blocks} - names
         foreign = sorted(names - {block.name for block in self.spec.blocks})

@@ -24,7 +24,7 @@ def carry(
     """
     if isinstance(action, Remove):
         return without(weights, action.block)
-    new, outlet = action.name(spec), spec.block(action.block).op.outlet
+    new, outlet = action.name, spec.block(action.block).op.outlet
     if outlet is None:
         raise ValueError(f"{action.block} is not residual: a copy of it cannot start as a no-op")
     copied = {

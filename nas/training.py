@@ -77,9 +77,7 @@ class Trainer:
         """The state before the first step."""
         packed = pack(weights)
         average = jax.tree.map(jnp.copy, packed)  # Both are donated, so they must be two.
-        return TrainState(
-            jnp.zeros((), jnp.int32), packed, average, self._optimizer.init(packed)
-        )
+        return TrainState(jnp.zeros((), jnp.int32), packed, average, self._optimizer.init(packed))
 
     def average(self, state: TrainState) -> Weights:
         """The averaged weights of `state`."""
@@ -89,7 +87,7 @@ class Trainer:
         self,
         state: TrainState,
         batches: Callable[[int], Batch],
-        rates: Callable[[int], float | jax.Array],
+        rates: Callable[[int], jax.typing.ArrayLike],
         *,
         steps: int,
         seed: int,

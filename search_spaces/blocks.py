@@ -190,9 +190,9 @@ class _Attention(nnx.Module):
 class _FeedForward(nnx.Module):
     def __init__(self, width: int, rngs: nnx.Rngs):
         # Named `net.0.proj` and `net.2` on disk; the layer between is dropout.
-        self.net = nnx.Dict(
+        self.net: Any = nnx.Dict(
             {
-                "0": nnx.Dict({"proj": Linear(width, 8 * width, rngs=rngs)}),
+                "0": nnx.Dict(proj=Linear(width, 8 * width, rngs=rngs)),
                 "2": Linear(4 * width, width, rngs=rngs),
             }
         )

@@ -87,10 +87,8 @@ def _draw(
         return np.zeros(shape.shape, shape.dtype)
     if leaf == "scale":
         return np.ones(shape.shape, shape.dtype)
-    if leaf == "kernel":
-        deviation = np.prod(shape.shape[:-1]) ** -0.5
-    else:
-        deviation = 0.02  # Embeddings of tokens, classes and positions, as in CLIP.
+    # What is no kernel is an embedding of tokens, classes or positions, drawn as in CLIP.
+    deviation = np.prod(shape.shape[:-1]) ** -0.5 if leaf == "kernel" else 0.02
     return (deviation * rng.standard_normal(shape.shape)).astype(shape.dtype)
 
 

@@ -8,7 +8,8 @@ balance, and removing a block computes exactly what bypassing it does.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 import jax
 
@@ -153,19 +154,17 @@ class Remove:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """Puts a copy of a block behind it. The copy of a ResNet that reads a skip reads none."""
+    """Puts a copy of a block, called `name`, behind it. The copy of a ResNet that reads a skip
+    reads none."""
 
     block: str
+    name: str
 
     def apply(self, spec: UNetSpec) -> UNetSpec:
-        new = dataclasses.replace(spec.block(self.block), name=self.name(spec), reads_skip=False)
+        if any(block.name == self.name for block in spec.blocks):
+            raise ValueError(f"this spec has a block {self.name} already; give the copy a new name")
+        new = dataclasses.replace(spec.block(self.block), name=self.name, reads_skip=False)
         return _edit(spec, self.block, lambda block: (block, new))
-
-    def name(self, spec: UNetSpec) -> str:
-        """Name of the new block: the original's, with the first number not taken."""
-        taken = {block.name for block in spec.blocks}
-        stem = self.block.partition("+")[0]
-        return next(name for n in range(1, 10**6) if (name := f"{stem}+{n}") not in taken)
 
 
 def _edit(spec: UNetSpec, name: str, change: Callable[[Block], tuple[Block, ...]]) -> UNetSpec:
@@ -224,14 +223,24 @@ class UNetSpace(SearchSpace[UNetSpec]):
     def removals(self, spec: UNetSpec) -> Iterator[Remove]:
         yield from map(Remove, removable(spec, self.inputs))
 
-    def copies(self, spec: UNetSpec) -> Iterator[Copy]:
+    def copies(self, spec: UNetSpec, *, taken: Iterable[str] = ()) -> Iterator[Copy]:
+        """Copies that are legal on `spec`, called by the original's name and the first free number.
+
+        Names in `taken` are not free: those of blocks that `spec` had once.
+        """
         legal = set(removable(spec, self.inputs))
+        taken = {*taken, *(block.name for block in spec.blocks)}
         for stage in spec.stages:
             for layer in stage.layers:
                 for block in layer.blocks:
                     kind = [b for b in layer.blocks if type(b.op) is type(block.op)]
                     if block.name in legal and len(kind) < self.depth:
-                        yield Copy(block.name)
+                        yield Copy(block.name, _free(block.name, taken))
 
     def lower(self, spec: UNetSpec) -> Program:
         return lower(spec)
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    stem = name.partition("+")[0]
+    return next(free for n in itertools.count(1) if (free := f"{stem}+{n}") not in taken)

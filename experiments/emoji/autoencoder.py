@@ -79,7 +79,7 @@ def main(folder: Path, /, *, steps: int = 4000, save_every: int = 500) -> None:
     moments = jax.jit(model.moments)
     train_mean, _ = moments(weights, over(rgba[::8], np.ones(3, np.float32)))
     scale = float(1 / jnp.std(train_mean))
-    restored = jnp.clip(model.decode(weights, model.encode(weights, held_out)), -1, 1)
+    restored = jnp.clip(model.decode(weights, model.encode(weights, jnp.asarray(held_out))), -1, 1)
     error = jnp.mean(((restored - held_out) / 2) ** 2, axis=(1, 2, 3))
     print(f"held-out concepts: {jnp.mean(-10 * jnp.log10(error)):.1f} dB; scale {scale:.4f}")
     write_json(folder / "vae" / "config.json", {**CONFIG, "scaling_factor": scale})

@@ -18,7 +18,7 @@ import tyro
 from transformers import CLIPTokenizer
 
 from experiments.emoji import tokenizer as vocabulary
-from experiments.emoji.pictures import Pictures, load, over
+from experiments.emoji.pictures import Pictures, load
 from nas.checkpoints import Checkpoints
 from nas.diffusion.clip import CLIP
 from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, write_json, write_weights

@@ -1,0 +1,136 @@
+"""What the commands of the command line do."""
+
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nas import recipe as recipes
+from nas.diffusion.pipeline import Pipeline
+from nas.evolution import Evolution
+from nas.journal import Journal
+from nas.perform import GUIDED, Performer
+from nas.progress import Live
+from nas.recipe import Recipe, Sampling, Search, Training
+from nas.search import replay, search
+from search_spaces.unet import UNetSpace
+
+DEFAULT = "experiments.emoji.recipe:default"
+USAGE = f"""nas: shrinks a text-to-image U-Net to a latency budget
+
+  nas search [RECIPE] [--out FOLDER] [--budget 75%] ...   runs a search, or goes on with it
+  nas report FOLDER                                       writes a search's report again
+
+RECIPE is an import path, by default {DEFAULT}.
+`nas search --help` explains every setting.
+"""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; returns the exit status."""
+    commands = {"search": search_command, "report": report_command}
+    if not arguments or arguments[0] not in commands:
+        asked = bool(arguments) and arguments[0] not in ("-h", "--help")
+        print(USAGE, file=sys.stderr if asked else sys.stdout)
+        return 1 if asked else 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        return commands[arguments[0]](arguments[1:])
+    except ValueError as error:
+        print(f"nas: {error}", file=sys.stderr)
+        return 1
+    except Interrupted:
+        print("\nnas: interrupted; nothing is lost: the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Shrinks the U-Net of a pipeline to a latency budget; what it asks for comes from a recipe,
+    and every setting can be changed here. Killed at any moment, the same command goes on."""
+
+    out: Path
+    """Folder for the searched pipeline, the journal and the report."""
+    pipeline: Path
+    """Folder of the pipeline to shrink."""
+    evaluator: Path
+    """Folder of the CLIP model that scores."""
+    search: Annotated[Search, tyro.conf.arg(name="")]
+    sampling: Sampling
+    training: Training
+    seed: int
+    """Seed of everything that is drawn."""
+
+    def over(self, recipe: Recipe) -> Recipe:
+        """`recipe` with these settings."""
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(recipe, **{n: v for n, v in changed.items() if n != "out"})
+
+    def header(self, recipe: str) -> dict[str, object]:
+        """What the journal must agree with to be gone on with."""
+        return {
+            "recipe": recipe,
+            "pipeline": str(self.pipeline),
+            "evaluator": str(self.evaluator),
+            "seed": self.seed,
+            "settings": {
+                name: dataclasses.asdict(getattr(self, name))
+                for name in ("search", "sampling", "training")
+            },
+        }
+
+
+def search_command(arguments: list[str]) -> int:
+    named = bool(arguments) and not arguments[0].startswith("-")
+    path = arguments[0] if named else DEFAULT
+    recipe = recipes.load(path)
+    default = Settings(
+        Path("runs") / path.rpartition(":")[2],
+        **{f.name: getattr(recipe, f.name) for f in dataclasses.fields(Settings)[1:]},
+    )
+    settings = tyro.cli(
+        Settings, default=default, args=arguments[named:], prog=f"nas search {path}"
+    )
+    return _search(settings, path, settings.over(recipe))
+
+
+def _search(settings: Settings, path: str, recipe: Recipe) -> int:
+    recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
+    with Live() as live:
+        performer = Performer(recipe, settings.out, live.watch)
+        strategy = evolution(recipe, performer.space)
+        journal = Journal(settings.out / "journal.jsonl", settings.header(path))
+        state = replay(strategy, journal)
+        live.begin(strategy, state, resumed=len(journal))
+        for done in search(strategy, performer, journal):
+            state = done.state
+            live.advance(done)
+        if not (settings.out / "report.html").exists():
+            live.watch("pictures and report", 0.0)
+            performer.deliver(state)
+    print(f"searched pipeline: {settings.out / 'pipeline'}")
+    return 0 if strategy.kept(state, state.current) else 1
+
+
+def evolution(recipe: Recipe, space: UNetSpace) -> Evolution:
+    """Algorithm 1 with the recipe's settings."""
+    budget, unit = recipe.search.limit()
+    settings = recipe.search
+    return Evolution(space, budget, unit, settings.group, settings.rounds, settings.caution)
+
+
+def report_command(arguments: list[str]) -> int:
+    """Writes the report of a search's folder again."""
+    raise NotImplementedError(arguments, Pipeline, GUIDED)

@@ -1,0 +1,168 @@
+"""What a search shows while it runs."""
+
+import math
+import statistics
+import time
+
+from rich.console import Console
+from rich.live import Live as RichLive
+from rich.text import Text
+
+from nas.evolution import (
+    Evolution,
+    Evolve,
+    Measure,
+    Profile,
+    Reference,
+    Score,
+    State,
+    Task,
+    Train,
+    actions,
+)
+from nas.search import Done
+
+
+class Live:
+    """A line that follows the search, and above it a line for everything that was done."""
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console(highlight=False)
+        self._shown = RichLive(console=self._console, refresh_per_second=4, transient=True)
+        self._begun = time.monotonic()
+        self._doing, self._share = "loading", 0.0
+        self._strategy: Evolution | None = None
+        self._state: State | None = None
+        self._seconds: dict[str, list[float]] = {}
+
+    def __enter__(self) -> "Live":
+        if self._console.is_terminal:
+            self._shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._shown.stop()
+
+    def begin(self, strategy: Evolution, state: State, *, resumed: int) -> None:
+        self._strategy, self._state = strategy, state
+        if resumed:
+            self._print(f"going on after {resumed} finished tasks")
+
+    def watch(self, doing: str, share: float) -> None:
+        """Is told what is being done, and the share of it that is done."""
+        self._doing, self._share = doing, share
+        self._refresh()
+
+    def advance(self, done: Done) -> None:
+        """Takes note of a finished task."""
+        self._state = done.state
+        kind = type(done.task).__name__
+        self._seconds.setdefault(kind, []).append(float(done.outcome["seconds"]))
+        for line in self._lines(done):
+            self._print(line)
+        self._share = 0.0
+        self._refresh()
+
+    def _print(self, line: str) -> None:
+        gone = time.monotonic() - self._begun
+        self._console.print(Text(f"{clock(gone)}  {line}"))
+
+    def _refresh(self) -> None:
+        if self._state is None or self._strategy is None:
+            return
+        tasks = self._strategy.ask(self._state)
+        if tasks and self._console.is_terminal:
+            gone = clock(time.monotonic() - self._begun)
+            left = self._left(tasks)
+            ahead = "" if left is None else f", about {clock(left)} left"
+            text = f"{gone}{ahead}  {self._name(tasks)}: {self._doing} {self._share:.0%}"
+            self._shown.update(Text(text, style="cyan"))
+
+    def _name(self, tasks: tuple[Task, ...]) -> str:
+        match tasks[0]:
+            case Score(number, None):
+                return f"scoring network {number}"
+            case Score(number, removed):
+                return f"round {self._round}, {len(tasks)} candidates to go, without {removed}"
+            case Train(number, _, _, objective):
+                return f"{objective} training of network {number}"
+            case Profile():
+                return "latency table"
+            case Reference():
+                return "ceiling and floor of the score"
+            case task:
+                return type(task).__name__.lower()
+
+    @property
+    def _round(self) -> int:
+        assert self._state is not None
+        return 1 + len(self._state.decisions)
+
+    def _left(self, tasks: tuple[Task, ...]) -> float | None:
+        """Seconds that are left, or `None` before anything was timed.
+
+        Rounds to come are those that removing whole groups of average blocks would take.
+        """
+        assert self._strategy is not None and self._state is not None
+        if self._state.latency is None or "Score" not in self._seconds:
+            return None
+        per_score = statistics.median(self._seconds["Score"])
+        per_training = statistics.mean(self._seconds.get("Train", [30 * per_score]))
+        here = per_score * sum(isinstance(task, Score) for task in tasks)
+        spec = self._state.networks[self._state.current].spec
+        blocks = len(tuple(self._strategy.space.removals(spec)))
+        over = self._strategy.upper_ms(self._state, spec) - self._strategy.limit_ms(self._state)
+        each = self._strategy.upper_ms(self._state, spec) / max(1, blocks)
+        rounds = math.ceil(max(0.0, over / each) / self._strategy.group)
+        rounds = min(rounds, self._strategy.rounds - len(self._state.decisions))
+        return here + rounds * (per_training + blocks * per_score) + per_training
+
+    def _lines(self, done: Done) -> list[str]:
+        strategy, state = self._strategy, done.state
+        assert strategy is not None
+        match done.task:
+            case Profile() if state.seed_ms and state.latency:
+                limit = strategy.limit_ms(state)
+                return [
+                    f"the seed's U-Net takes {state.seed_ms}; the budget is {limit:.3f} ms; "
+                    f"sums of the table are off by {state.latency.residual:.1%}"
+                ]
+            case Reference():
+                real, wrong = (statistics.mean(done.outcome[k]) for k in ("real", "mismatched"))
+                return [
+                    f"CLIP score of real pictures {real:.4f}, of the wrong prompts {wrong:.4f}; "
+                    f"real pictures find their prompt among five {done.outcome['real_recall']:.0%}"
+                ]
+            case Score(number, removed):
+                mean = statistics.mean(done.outcome["cosines"])
+                if removed is None:
+                    return [f"network {number}: score {mean:.4f}, R@5 {done.outcome['recall']:.0%}"]
+                whole = statistics.mean(state.scores[number, None])
+                return [f"    without {removed:<32} score {mean:.4f} ({mean - whole:+.4f})"]
+            case Evolve():
+                chosen = [f"{type(a).__name__.lower()} {a.block}" for a in actions(done.outcome)]
+                return [
+                    f"round {len(state.decisions)}: {', '.join(chosen) or 'nothing to do'}; "
+                    f"predicted {done.outcome['predicted_ms']:.3f} ms"
+                ]
+            case Train(number, _, _, objective):
+                losses = done.outcome["losses"]
+                return [
+                    f"{objective} training of network {number}: {done.outcome['steps']} steps, "
+                    f"loss {losses[0]:.4f} to {losses[-1]:.4f}"
+                ]
+            case Measure(number):
+                share = done.outcome["ms"] / done.outcome["seed_ms"]
+                kept = "keeps to" if strategy.kept(state, number) else "is over"
+                return [
+                    f"network {number} takes {state.measured[number]} measured as a whole, "
+                    f"{share:.0%} of the seed beside it; it {kept} the budget"
+                ]
+            case _:
+                return []
+
+
+def clock(seconds: float) -> str:
+    """`seconds` as minutes and seconds."""
+    return f"{int(seconds) // 60:d}:{int(seconds) % 60:02d}"
