@@ -2,8 +2,9 @@
 
     python -m experiments.emoji.clip FOLDER [--steps 8000]
 
-Checkpoints go to FOLDER/training, the model to FOLDER/clip; run it again to go on. Prints how well
-pictures of held-out (style, concept) cells and of held-out concepts find their captions.
+Checkpoints go to FOLDER/training, the model to FOLDER/clip; run it again to go on. `--start-from
+MODEL` begins with the weights of an earlier one. Prints how well pictures of held-out (style,
+concept) cells and of held-out concepts find their captions.
 """
 
 import functools
@@ -21,7 +22,7 @@ from experiments.emoji import tokenizer as vocabulary
 from experiments.emoji.pictures import Pictures, load
 from nas.checkpoints import Checkpoints
 from nas.diffusion.clip import CLIP
-from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, write_json, write_weights
+from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_weights, write_json, write_weights
 from nas.training import Trainer, adamw
 
 CONFIG = {
@@ -73,7 +74,16 @@ BATCH = 192
 RATE = 1e-3
 
 
-def main(folder: Path, /, *, steps: int = 8000, save_every: int = 200, seed: int = 0) -> None:
+def main(
+    folder: Path,
+    /,
+    *,
+    steps: int = 8000,
+    save_every: int = 200,
+    seed: int = 0,
+    rate: float = RATE,
+    start_from: Path | None = None,
+) -> None:
     pictures = load()
     vocabulary.main(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
@@ -104,10 +114,13 @@ def main(folder: Path, /, *, steps: int = 8000, save_every: int = 200, seed: int
         rows = rng.choice(len(known), BATCH, replace=False)
         return known.rgba[rows], texts.draw(rows, rng), known.concepts[rows], style_numbers[rows]
 
-    rates = optax.warmup_cosine_decay_schedule(0.0, RATE, 300, steps, 1e-5)
+    rates = optax.warmup_cosine_decay_schedule(0.0, rate, 300, steps, 1e-5)
     trainer = Trainer(loss, model.shapes, adamw(b2=0.98, weight_decay=0.1))
     checkpoints = Checkpoints(folder / "training")
-    state = trainer.start(model.initial(seed))
+    first = model.initial(seed)
+    if start_from is not None:
+        first = read_weights(start_from / TRANSFORMERS_WEIGHTS, model.shapes)
+    state = trainer.start(first)
     state = checkpoints.latest(state) or state
     image, text = jax.jit(model.image), jax.jit(model.text)
     begun = time.time()
