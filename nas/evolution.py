@@ -71,6 +71,9 @@ class Measure:
 Task: TypeAlias = Profile | Reference | Train | Score | Evolve | Measure
 
 
+REPAIRS = 2  # Rounds granted beyond `rounds` to a result that is measured to be over the budget.
+
+
 class Network(NamedTuple):
     """A network of the search. It runs in `supernet`: the seed with all copies, which runs the seed
     too, so that it can teach."""
@@ -92,7 +95,7 @@ class State:
         default_factory=dict
     )
     decisions: Mapping[int, Outcome] = dataclasses.field(default_factory=dict)
-    measured: Mapping[int, Latency] = dataclasses.field(default_factory=dict)
+    measured: Mapping[int, Latency] = dataclasses.field(default_factory=dict)  # As a whole.
     correction: float = 1.0  # Measured over predicted latency of the last result.
 
     @property
@@ -167,11 +170,14 @@ class Evolution:
         waiting = self._unscored(state, number, removals=False)
         if waiting or number not in state.measured:
             return waiting or (Measure(number),)
-        if self.kept(state, number) or len(state.decisions) >= self.rounds:
+        if self.kept(state, number):
             return ()
-        if number not in state.decisions:
-            return self._unscored(state, number, removals=True) or (Evolve(number),)
-        return (Train(number + 1, number, actions(state.decisions[number]), "recovery"),)
+        if number in state.decisions:
+            chosen = actions(state.decisions[number])
+            return (Train(number + 1, number, chosen, "recovery"),) if chosen else ()
+        if len(state.decisions) >= self.rounds + REPAIRS:
+            return ()
+        return self._unscored(state, number, removals=True) or (Evolve(number),)
 
     def _unscored(self, state: State, number: int, *, removals: bool) -> tuple[Score, ...]:
         blocks = self.space.removals(state.networks[number].spec) if removals else ()
@@ -198,7 +204,7 @@ class Evolution:
                     state, networks=(*state.networks, self.edited(state, task))
                 )
             case Measure(number):
-                measured = Latency(outcome["ms"], outcome["std"])
+                measured = self._at_profile(state, outcome)
                 predicted = self.predict(state, state.networks[number].spec)
                 return dataclasses.replace(
                     state,
@@ -219,6 +225,16 @@ class Evolution:
                 (tuple(calls(self.space.lower(spec), self.space.inputs).values()), latency)
             )
         return calibrate.fit(table, networks), networks[0][1]
+
+    def _at_profile(self, state: State, outcome: Outcome) -> Latency:
+        """A measured latency, as it would have been when the seed was profiled.
+
+        The seed is measured beside every result. A budget that is a share of the seed's latency is
+        thus held against the share, however much the machine has sped up or slowed down since.
+        """
+        assert state.seed_ms is not None
+        drift = state.seed_ms.ms / outcome["seed_ms"] if self.unit == "share" else 1.0
+        return Latency(drift * outcome["ms"], drift * outcome["std"])
 
     def edited(self, state: State, task: Train) -> Network:
         """The network that `task` makes, before its training."""
