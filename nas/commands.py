@@ -4,17 +4,19 @@ import dataclasses
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from nas import recipe as recipes
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import Evolution
-from nas.journal import Journal
+from nas.journal import Journal, read
 from nas.perform import GUIDED, Performer
 from nas.progress import Live
 from nas.recipe import Recipe, Sampling, Search, Training
+from nas.report import page
+from nas.report.story import Story
 from nas.search import replay, search
 from search_spaces.unet import UNetSpace
 
@@ -110,27 +112,47 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
     with Live() as live:
         performer = Performer(recipe, settings.out, live.watch)
-        strategy = evolution(recipe, performer.space)
+        strategy = evolution(recipe.search, performer.space)
         journal = Journal(settings.out / "journal.jsonl", settings.header(path))
         state = replay(strategy, journal)
         live.begin(strategy, state, resumed=len(journal))
         for done in search(strategy, performer, journal):
             state = done.state
             live.advance(done)
-        if not (settings.out / "report.html").exists():
-            live.watch("pictures and report", 0.0)
-            performer.deliver(state)
-    print(f"searched pipeline: {settings.out / 'pipeline'}")
-    return 0 if strategy.kept(state, state.current) else 1
+        live.watch("pictures and report", 0.0)
+        performer.deliver(state)
+    story = Story.read(settings.out, strategy)
+    page.write(story)
+    print(f"\n{page.summary(story)}\n")
+    print(f"pipeline  {settings.out / 'pipeline'}\nreport    {settings.out / 'report.html'}")
+    return 0 if story.kept else 1
 
 
-def evolution(recipe: Recipe, space: UNetSpace) -> Evolution:
-    """Algorithm 1 with the recipe's settings."""
-    budget, unit = recipe.search.limit()
-    settings = recipe.search
+def evolution(settings: Search, space: UNetSpace) -> Evolution:
+    """Algorithm 1 with these settings."""
+    budget, unit = settings.limit()
     return Evolution(space, budget, unit, settings.group, settings.rounds, settings.caution)
 
 
 def report_command(arguments: list[str]) -> int:
-    """Writes the report of a search's folder again."""
-    raise NotImplementedError(arguments, Pipeline, GUIDED)
+    """Writes the report of a search's folder again, finished or not."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: nas report FOLDER\n\n" + str(report_command.__doc__))
+        return 0 if arguments in (["-h"], ["--help"]) else 1
+    folder = Path(arguments[0])
+    header, _ = journal_of(folder)
+    pipeline = Pipeline.load(Path(header["pipeline"]))
+    limit = Search(**header["settings"]["search"])
+    space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
+    story = Story.read(folder, evolution(limit, space))
+    print(f"{page.summary(story)}\n\nreport    {page.write(story)}")
+    return 0
+
+
+def journal_of(folder: Path) -> tuple[dict[str, Any], Any]:
+    """The header and the entries of a search's journal."""
+    header, entries = read(folder / "journal.jsonl")
+    missing = {"pipeline", "settings"} - header.keys()
+    if missing:
+        raise ValueError(f"{folder / 'journal.jsonl'} is no search's journal: no {min(missing)}")
+    return header, entries

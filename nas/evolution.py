@@ -7,7 +7,7 @@ that was killed resumes by replaying its journal.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -217,14 +217,19 @@ class Evolution:
         table = Table(dict(store.decode_row(row) for row in outcome["rows"]))
         networks = []
         for network in outcome["networks"]:
-            spec = self.space.initial()
-            for block in network["removed"]:
-                spec = Remove(block).apply(spec)
+            spec = self.without(network["removed"])
             latency = Latency(network["ms"], network["std"])
             networks.append(
                 (tuple(calls(self.space.lower(spec), self.space.inputs).values()), latency)
             )
         return calibrate.fit(table, networks), networks[0][1]
+
+    def without(self, blocks: Iterable[str]) -> UNetSpec:
+        """The seed without these blocks."""
+        spec = self.space.initial()
+        for block in blocks:
+            spec = Remove(block).apply(spec)
+        return spec
 
     def _at_profile(self, state: State, outcome: Outcome) -> Latency:
         """A measured latency, as it would have been when the seed was profiled.

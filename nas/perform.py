@@ -15,6 +15,7 @@ from latency_models.bench import Whole
 from nas.checkpoints import Checkpoints
 from nas.diffusion import clip
 from nas.diffusion.autoencoder import decoder_program, latents_shape
+from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import (
@@ -37,11 +38,21 @@ from nas.supernet import Supernet
 from nas.surgery import carry
 from nas.training import Trainer, adamw
 from search_spaces.model import Weights
-from search_spaces.program import Program, calls
+from search_spaces.program import Program, calls, network
 from search_spaces.unet import Remove, UNetSpace, UNetSpec, lower
 
 Watch = Callable[[str, float], None]
 """Is told what is being done and the share of it that is done."""
+
+_COMPILES: list[float] = []  # Seconds of every compilation of this process.
+
+
+def _note_compile(event: str, duration_secs: float, **_: object) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _COMPILES.append(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(_note_compile)
 
 SHOWN = 24  # Pictures in the report.
 GUIDED = 2  # Both branches of classifier-free guidance run as one batch of two.
@@ -64,8 +75,9 @@ class Performer:
         self._weights: dict[int, Weights] = {}  # Of the network used last.
 
     def __call__(self, strategy: Evolution, state: State, task: Task) -> Outcome:
-        """Performs `task` and returns its outcome, with the seconds it took."""
-        begun = time.perf_counter()
+        """Performs `task` and returns its outcome; under "cost", what it took, which may differ
+        from run to run."""
+        begun, before = time.perf_counter(), len(_COMPILES)
         match task:
             case Profile():
                 outcome = self._profile()
@@ -79,7 +91,12 @@ class Performer:
                 outcome = strategy.decide(state, number)
             case Measure(number):
                 outcome = self._measure(state, number)
-        return {**outcome, "seconds": round(time.perf_counter() - begun, 3)}
+        cost = {
+            "seconds": round(time.perf_counter() - begun, 3),
+            "compiles": len(_COMPILES) - before,
+            "compile_seconds": round(sum(_COMPILES[before:]), 3),
+        }
+        return {**outcome, "cost": cost}
 
     # What is loaded or compiled at first use.
 
@@ -147,6 +164,8 @@ class Performer:
         weights = self.weights(state, number)
         self.pipeline.save(self.folder / "pipeline", spec, supernet.restrict(weights, spec))
         seed = (supernet.lift(self.pipeline.unet), self.pipeline.spec)
+        shown = list(self.scorer.prompts[:SHOWN])
+        write_json(self.folder / "pictures" / "prompts.json", {"prompts": shown})
         for name, (w, s) in {"before": seed, "after": (weights, spec)}.items():
             pictures = self.scorer.pictures(supernet, w, supernet.keep(s))
             write_grid(self.folder / "pictures" / f"{name}.png", pictures[:SHOWN])
@@ -185,8 +204,15 @@ class Performer:
                 {"removed": _removed(seed, spec), "ms": latency.ms, "std": latency.std}
                 for spec, latency in zip(specs, measured, strict=True)
             ],
-            "text_encoder": {"ms": text.ms, "std": text.std},
-            "decoder": {"ms": decoder.ms, "std": decoder.std},
+            "picture": self.pipeline.autoencoder.config["sample_size"],
+            **{
+                name: {
+                    "ms": latency.ms,
+                    "std": latency.std,
+                    "parameters": network(whole.program, whole.inputs).size,
+                }
+                for (name, whole), latency in zip(others.items(), (text, decoder), strict=True)
+            },
         }
 
     def _measure(self, state: State, number: int) -> Outcome:
@@ -225,10 +251,10 @@ class Performer:
 
     # Training.
 
-    def _train(self, state: State, task: Train, network: Network) -> Outcome:
+    def _train(self, state: State, task: Train, edited: Network) -> Outcome:
         settings = self.recipe.training
         steps = _steps(settings, task)
-        supernet = self.supernet(network.supernet)
+        supernet = self.supernet(edited.supernet)
         trainer = self._trainer(supernet)
         begin = supernet.lift(self._inherited(state, task))
         run = (trainer.start(begin), np.zeros(steps, np.float32))
@@ -238,7 +264,7 @@ class Performer:
         seed = 1000 * self.recipe.seed + task.number
         for at, loss in trainer.run(
             at,
-            self._batches(supernet, network.spec, task.objective, seed),
+            self._batches(supernet, edited.spec, task.objective, seed),
             lambda step: _rate(settings.rate, step, steps),
             steps=steps,
             seed=seed,
@@ -249,7 +275,7 @@ class Performer:
             if done % settings.save_every == 0 or done == steps:
                 checkpoints.save(done, (at, losses))
         checkpoints.close()
-        weights = supernet.restrict(trainer.average(at), network.spec)
+        weights = supernet.restrict(trainer.average(at), edited.spec)
         saved = Checkpoints(self.folder / "networks" / str(task.number))
         saved.save(steps, weights)
         saved.close()

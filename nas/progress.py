@@ -58,7 +58,7 @@ class Live:
         """Takes note of a finished task."""
         self._state = done.state
         kind = type(done.task).__name__
-        self._seconds.setdefault(kind, []).append(float(done.outcome["seconds"]))
+        self._seconds.setdefault(kind, []).append(float(done.outcome["cost"]["seconds"]))
         for line in self._lines(done):
             self._print(line)
         self._share = 0.0
