@@ -110,11 +110,13 @@ def search_command(arguments: list[str]) -> int:
 
 def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
-    with Live() as live:
-        performer = Performer(recipe, settings.out, live.watch)
-        strategy = evolution(recipe.search, performer.space)
-        journal = Journal(settings.out / "journal.jsonl", settings.header(path))
+    live = Live()
+    performer = Performer(recipe, settings.out, live.watch)
+    strategy = evolution(recipe.search, performer.space)
+    with Journal(settings.out / "journal.jsonl", settings.header(path)) as journal, live:
         state = replay(strategy, journal)
+        if not strategy.ask(state) and (settings.out / "report.html").exists():
+            return _already_finished(settings.out, strategy)
         live.begin(strategy, state, resumed=len(journal))
         for done in search(strategy, performer, journal):
             state = done.state
@@ -125,6 +127,13 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     page.write(story)
     print(f"\n{page.summary(story)}\n")
     print(f"pipeline  {settings.out / 'pipeline'}\nreport    {settings.out / 'report.html'}")
+    return 0 if story.kept else 1
+
+
+def _already_finished(folder: Path, strategy: Evolution) -> int:
+    story = Story.read(folder, strategy)
+    print(f"{page.summary(story)}\n\n{folder} holds this finished search, which is left as it is.")
+    print("To search anew, choose another folder with --out, or delete this one.")
     return 0 if story.kept else 1
 
 

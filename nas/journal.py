@@ -48,7 +48,10 @@ class Journal:
         self._write({"task": encode(task), "outcome": dict(outcome)})
         self._entries.append((task, outcome))
 
-    def close(self) -> None:
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:

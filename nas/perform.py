@@ -68,6 +68,8 @@ class Performer:
     def __init__(self, recipe: Recipe, folder: Path, watch: Watch = silent):
         self.recipe, self.folder, self.watch = recipe, folder, watch
         self.pipeline = Pipeline.load(recipe.pipeline)
+        self.evaluator = Evaluator.load(recipe.evaluator)
+        _check(recipe)
         self.space = UNetSpace(self.pipeline.spec, self.pipeline.inputs(GUIDED))
         # By program, as specs that differ only in the names of their weights are equal.
         self._supernets: dict[Program, Supernet] = {}
@@ -101,17 +103,8 @@ class Performer:
     # What is loaded or compiled at first use.
 
     @functools.cached_property
-    def evaluator(self) -> Evaluator:
-        return Evaluator.load(self.recipe.evaluator)
-
-    @functools.cached_property
     def scorer(self) -> Scorer:
         sampling = self.recipe.sampling
-        if sampling.prompts > len(self.recipe.prompts):
-            raise ValueError(
-                f"the recipe has {len(self.recipe.prompts)} prompts, "
-                f"fewer than the {sampling.prompts} to be scored"
-            )
         return Scorer(
             self.pipeline,
             self.evaluator,
@@ -317,6 +310,20 @@ class Performer:
             skip=0.0 if taught else self.recipe.training.skip,
             teacher=(supernet.lift(self.pipeline.unet), self.pipeline.spec),
             taught=taught,
+        )
+
+
+def _check(recipe: Recipe) -> None:
+    """Raises `ValueError` on settings that would fail only after minutes."""
+    sampling = recipe.sampling
+    if sampling.prompts > len(recipe.prompts):
+        raise ValueError(
+            f"the recipe has {len(recipe.prompts)} prompts, "
+            f"fewer than the {sampling.prompts} to be scored"
+        )
+    if sampling.prompts % sampling.batch:
+        raise ValueError(
+            f"{sampling.prompts} prompts do not divide into batches of {sampling.batch}"
         )
 
 
