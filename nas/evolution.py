@@ -68,7 +68,14 @@ class Measure:
     number: int
 
 
-Task: TypeAlias = Profile | Reference | Train | Score | Evolve | Measure
+@dataclasses.dataclass(frozen=True)
+class Validate:
+    """Take the denoising loss of network `number` on held-out pictures, noise and steps fixed."""
+
+    number: int
+
+
+Task: TypeAlias = Profile | Reference | Train | Score | Evolve | Measure | Validate
 
 
 REPAIRS = 2  # Rounds granted beyond `rounds` to a result that is measured to be over the budget.
@@ -96,6 +103,7 @@ class State:
     )
     decisions: Mapping[int, Outcome] = dataclasses.field(default_factory=dict)
     measured: Mapping[int, Latency] = dataclasses.field(default_factory=dict)  # As a whole.
+    losses: Mapping[int, float] = dataclasses.field(default_factory=dict)  # On held-out pictures.
     correction: float = 1.0  # Measured over predicted latency of the last result.
 
     @property
@@ -202,6 +210,10 @@ class Evolution:
             case Train():
                 return dataclasses.replace(
                     state, networks=(*state.networks, self.edited(state, task))
+                )
+            case Validate(number):
+                return dataclasses.replace(
+                    state, losses={**state.losses, number: float(outcome["loss"])}
                 )
             case Measure(number):
                 measured = self._at_profile(state, outcome)

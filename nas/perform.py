@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -19,7 +19,6 @@ from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import (
-    Evolution,
     Evolve,
     Measure,
     Network,
@@ -30,10 +29,12 @@ from nas.evolution import (
     State,
     Task,
     Train,
+    Validate,
 )
-from nas.objectives import Batch, Captioned, batches, distillation
+from nas.objectives import Batch, Captioned, batches, denoising, distillation
 from nas.recipe import Recipe, Training
 from nas.scoring import Evaluator, Scorer
+from nas.search import Strategy
 from nas.supernet import Supernet
 from nas.surgery import carry
 from nas.training import Trainer, adamw
@@ -54,6 +55,7 @@ def _note_compile(event: str, duration_secs: float, **_: object) -> None:
 
 jax.monitoring.register_event_duration_secs_listener(_note_compile)
 
+VALIDATIONS = 16  # Batches of the validation loss.
 SHOWN = 24  # Pictures in the report.
 GUIDED = 2  # Both branches of classifier-free guidance run as one batch of two.
 
@@ -74,9 +76,10 @@ class Performer:
         # By program, as specs that differ only in the names of their weights are equal.
         self._supernets: dict[Program, Supernet] = {}
         self._trainers: dict[Program, Trainer] = {}
+        self._validators: dict[Program, Callable[..., jax.Array]] = {}
         self._weights: dict[int, Weights] = {}  # Of the network used last.
 
-    def __call__(self, strategy: Evolution, state: State, task: Task) -> Outcome:
+    def __call__(self, strategy: Strategy, state: State, task: Task) -> Outcome:
         """Performs `task` and returns its outcome; under "cost", what it took, which may differ
         from run to run."""
         begun, before = time.perf_counter(), len(_COMPILES)
@@ -91,6 +94,8 @@ class Performer:
                 outcome = self._score(state, task)
             case Evolve(number):
                 outcome = strategy.decide(state, number)
+            case Validate(number):
+                outcome = self._validate(state, number)
             case Measure(number):
                 outcome = self._measure(state, number)
         cost = {
@@ -118,7 +123,17 @@ class Performer:
 
     @functools.cached_property
     def data(self) -> Captioned:
-        pixels, prompts = self.recipe.pictures()
+        """What is trained on."""
+        return self._captioned(*self.recipe.pictures())
+
+    @functools.cached_property
+    def held_out(self) -> Captioned:
+        """What the validation loss is taken on."""
+        if self.recipe.held_out is None:
+            raise ValueError("the recipe has no held-out pictures to validate on")
+        return self._captioned(*self.recipe.held_out())
+
+    def _captioned(self, pixels: np.ndarray, prompts: Sequence[str]) -> Captioned:
         return Captioned(
             self.pipeline.latents(pixels),
             self.pipeline.contexts(prompts),
@@ -241,6 +256,22 @@ class Performer:
         images = np.concatenate(embedded)
         cosines = (images * prompts).sum(-1)
         return {"cosines": [float(c) for c in cosines], "recall": recall(images, prompts)}
+
+    def _validate(self, state: State, number: int) -> Outcome:
+        supernet = self.supernet(state.networks[number].supernet)
+        keep = supernet.keep(state.networks[number].spec)
+        if supernet.program not in self._validators:
+            self._validators[supernet.program] = jax.jit(
+                denoising(supernet, self.pipeline.schedule)
+            )
+        validator, weights = self._validators[supernet.program], self.weights(state, number)
+        data, size = self.held_out, self.recipe.training.batch
+        losses = []
+        for draw in range(VALIDATIONS):
+            rows = np.random.default_rng(draw).permutation(len(data.latents))[:size]
+            batch = Batch(data.latents[rows], data.contexts[rows], keep)
+            losses.append(float(validator(weights, batch, jax.random.key(draw))))
+        return {"loss": float(np.mean(losses)), "batches": losses}
 
     # Training.
 

@@ -97,6 +97,8 @@ class Recipe:
     search: Search = Search()
     seed: int = 0
     """Seed of everything that is drawn."""
+    held_out: Annotated[Callable[[], Pictures] | None, tyro.conf.Suppress] = None
+    """Pictures not trained on, for validation losses; experiments ask for these."""
 
 
 def load(path: str) -> Recipe:

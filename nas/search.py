@@ -2,12 +2,35 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from nas.evolution import Evolution, Outcome, State, Task
+from nas.evolution import Network, Outcome, State, Task, Train
 from nas.journal import Journal
 
-Perform = Callable[[Evolution, State, Task], Outcome]
+
+class Strategy(Protocol):
+    """Says what to do next. Pure: the state is a fold of `tell` over the journal."""
+
+    def init(self) -> State: ...
+
+    def ask(self, state: State) -> tuple[Task, ...]:
+        """The tasks that can run now, independent of each other; none when the search is over."""
+        ...
+
+    def tell(self, state: State, task: Task, outcome: Outcome) -> State:
+        """The state after `task` ended with `outcome`."""
+        ...
+
+    def edited(self, state: State, task: Train) -> Network:
+        """The network that `task` makes, before its training."""
+        ...
+
+    def decide(self, state: State, number: int) -> Outcome:
+        """Chooses the actions of a round."""
+        ...
+
+
+Perform = Callable[[Any, State, Task], Outcome]
 
 
 class Done(NamedTuple):
@@ -18,14 +41,14 @@ class Done(NamedTuple):
     state: State
 
 
-def replay(strategy: Evolution, journal: Journal) -> State:
+def replay(strategy: Strategy, journal: Journal) -> State:
     """The state that the journal's entries lead to."""
     return functools.reduce(
         lambda state, entry: strategy.tell(state, *entry), journal, strategy.init()
     )
 
 
-def search(strategy: Evolution, perform: Perform, journal: Journal) -> Iterator[Done]:
+def search(strategy: Strategy, perform: Perform, journal: Journal) -> Iterator[Done]:
     """Performs tasks until the strategy asks for none, yielding after each is in the journal.
 
     Call it again on the same journal to go on where it stopped.

@@ -28,6 +28,7 @@ def default() -> Recipe:
         pictures=training,
         prompts=validation().prompts,
         references=lambda: validation().on_white(),
+        held_out=held_out,
         bench=LocalBench(CACHE),
     )
 
@@ -40,6 +41,12 @@ def known() -> Pictures:
 
 def training() -> tuple[np.ndarray, tuple[str, ...]]:
     return known().on_white(), known().prompts
+
+
+def held_out() -> tuple[np.ndarray, tuple[str, ...]]:
+    """Pictures of trained concepts in the style they were not trained in."""
+    pictures = load().of("val_combo", styles=STYLES)
+    return pictures.on_white(), pictures.prompts
 
 
 @functools.cache

@@ -1,0 +1,264 @@
+"""Compares ways of choosing which blocks go, on the embedded default, recovery being equal.
+
+    python -m experiments.emoji.compare FOLDER [--seeds 3] [--budgets 75% 50%]
+
+For every seed and budget: the blocks that Algorithm 1 removes (and copies), three random draws,
+BK-SDM's hand rule and the blocks of most latency first. Each removes blocks until the predicted
+latency keeps to the budget; each starts from the same robustly trained network and recovers for the
+same number of steps with the same batches. Prints a table of CLIP score with the paired interval of
+its difference from Algorithm 1's, loss on held-out pictures and measured latency, and writes it to
+FOLDER/table.md. Killed at any moment, the same command goes on.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from experiments.emoji.recipe import default
+from nas.evolution import (
+    Evolution,
+    Evolve,
+    Measure,
+    Network,
+    Outcome,
+    Profile,
+    Reference,
+    Score,
+    State,
+    Task,
+    Train,
+    Validate,
+    actions,
+)
+from nas.journal import Journal
+from nas.perform import Performer
+from nas.recipe import Recipe, Search
+from nas.search import search
+from search_spaces.unet import Copy, Remove
+
+Edits = tuple[Remove | Copy, ...]
+DRAWS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Selections:
+    """A strategy that recovers given edits of one robustly trained network, one after another.
+
+    `choices` maps a name to the edits, which are chosen once the latency table is known.
+    """
+
+    evolution: Evolution
+    choices: Any  # Callable[[Evolution, State], Mapping[str, Edits]]
+
+    def init(self) -> State:
+        return self.evolution.init()
+
+    def tell(self, state: State, task: Task, outcome: Outcome) -> State:
+        return self.evolution.tell(state, task, outcome)
+
+    def edited(self, state: State, task: Train) -> Network:
+        return self.evolution.edited(state, task)
+
+    def decide(self, state: State, number: int) -> Outcome:
+        raise ValueError("the edits are given; nothing is decided")
+
+    def ask(self, state: State) -> tuple[Task, ...]:
+        if state.latency is None:
+            return (Profile(),)
+        if not state.reference:
+            return (Reference(),)
+        number = state.current
+        if number != 1 and (waiting := self._judge(state, number)):
+            return waiting
+        if number == 0:
+            return (Train(1, 0, (), "robust"),)
+        chosen = list(self.choices(self.evolution, state).values())
+        if number - 1 == len(chosen):
+            return ()
+        return (Train(number + 1, 1, chosen[number - 1], "recovery"),)
+
+    def _judge(self, state: State, number: int) -> tuple[Task, ...]:
+        waiting: list[Task] = []
+        if (number, None) not in state.scores:
+            waiting.append(Score(number))
+        if number not in state.losses:
+            waiting.append(Validate(number))
+        if number and number not in state.measured:
+            waiting.append(Measure(number))
+        return tuple(waiting)
+
+
+def main(
+    folder: Path,
+    /,
+    *,
+    seeds: int = 3,
+    budgets: tuple[str, ...] = ("75%", "50%"),
+    prompts: int = 256,
+    recovery_steps: int = 240,
+) -> None:
+    rows = []
+    for seed in range(seeds):
+        for budget in budgets:
+            recipe = _recipe(seed, budget, prompts, recovery_steps)
+            place = folder / f"seed{seed}-{budget.strip('%')}"
+            found = searched(recipe, place / "search")
+            state, names = selected(recipe, place / "selections", found)
+            rows += table_rows(state, names, seed, budget)
+            (folder / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
+            text = table(rows)
+            (folder / "table.md").write_text(text)
+            print(text, flush=True)
+
+
+def _recipe(seed: int, budget: str, prompts: int, recovery_steps: int) -> Recipe:
+    plain = default()
+    return dataclasses.replace(
+        plain,
+        seed=seed,
+        search=dataclasses.replace(plain.search, budget=budget),
+        sampling=dataclasses.replace(plain.sampling, prompts=prompts),
+        training=dataclasses.replace(plain.training, recovery_steps=recovery_steps),
+    )
+
+
+def _header(recipe: Recipe) -> dict[str, Any]:
+    parts = ("search", "sampling", "training")
+    settings = {name: dataclasses.asdict(getattr(recipe, name)) for name in parts}
+    return {"pipeline": str(recipe.pipeline), "seed": recipe.seed, "settings": settings}
+
+
+def _evolution(performer: Performer, settings: Search) -> Evolution:
+    budget, unit = settings.limit()
+    return Evolution(
+        performer.space, budget, unit, settings.group, settings.rounds, settings.caution
+    )
+
+
+def searched(recipe: Recipe, folder: Path) -> Edits:
+    """The edits that Algorithm 1 makes."""
+    performer = Performer(recipe, folder)
+    strategy = _evolution(performer, recipe.search)
+    edits: list[Remove | Copy] = []
+    with Journal(folder / "journal.jsonl", _header(recipe)) as journal:
+        for done in search(strategy, performer, journal):
+            print(f"{folder.parent.name}: {done.task}", flush=True)
+        for task, outcome in journal:
+            if isinstance(task, Evolve):
+                edits += actions(outcome)
+    return tuple(edits)
+
+
+def selected(recipe: Recipe, folder: Path, found: Edits) -> tuple[State, list[str]]:
+    """The state after every choice was recovered and judged, and the choices' names in order."""
+    performer = Performer(recipe, folder)
+    evolution = _evolution(performer, recipe.search)
+
+    def choices(evolution: Evolution, state: State) -> Mapping[str, Edits]:
+        named: dict[str, Edits] = {"Algorithm 1": found}
+        removable = [r.block for r in evolution.space.removals(evolution.space.seed)]
+        for draw in range(DRAWS):
+            order = np.random.default_rng([recipe.seed, draw]).permutation(removable)
+            named[f"random {draw + 1}"] = until_kept(evolution, state, list(map(str, order)))
+        named["BK-SDM's rule"] = until_kept(evolution, state, hand_rule(removable))
+        named["most latency first"] = until_kept(evolution, state, slowest(evolution, state))
+        return named
+
+    strategy = Selections(evolution, choices)
+    with Journal(folder / "journal.jsonl", _header(recipe)) as journal:
+        state = strategy.init()
+        for task, outcome in journal:
+            state = strategy.tell(state, task, outcome)
+        for done in search(strategy, performer, journal):
+            print(f"{folder.parent.name}: {done.task}", flush=True)
+            state = done.state
+    return state, list(choices(evolution, state))
+
+
+def until_kept(evolution: Evolution, state: State, order: list[str]) -> Edits:
+    """The first blocks of `order` whose removal keeps to the budget."""
+    spec, removed = evolution.space.seed, []
+    for block in order:
+        if evolution.upper_ms(state, spec) <= evolution.limit_ms(state):
+            break
+        removed.append(Remove(block))
+        spec = removed[-1].apply(spec)
+    return tuple(removed)
+
+
+def hand_rule(removable: list[str]) -> list[str]:
+    """BK-SDM's order (Kim et al., ECCV 2024): Base, then Small, then Tiny.
+
+    Base drops the second of every pair in the down path and the second of every three in the up
+    path, Small the middle as well, Tiny the innermost stage. Within each the innermost go first.
+    """
+    second = [b for b in removable if b.endswith(".1") and not b.startswith("mid")]
+    base = sorted(second, key=_depth, reverse=True)
+    small = [block for block in removable if block.startswith("mid")]
+    rest = [block for block in removable if block not in base and block not in small]
+    return [*base, *small, *sorted(rest, key=_depth, reverse=True)]
+
+
+def _depth(block: str) -> int:
+    """How far from the full resolution a block's stage is, in the default's three levels."""
+    path, level, *_ = block.split(".")
+    return int(level) if path == "down_blocks" else 2 - int(level)
+
+
+def slowest(evolution: Evolution, state: State) -> list[str]:
+    """Removable blocks by the latency that removing them saves, most first."""
+    seed = evolution.space.seed
+    return sorted(
+        (r.block for r in evolution.space.removals(seed)),
+        key=lambda block: evolution.predict(state, Remove(block).apply(seed)).ms,
+    )
+
+
+def table_rows(state: State, names: list[str], seed: int, budget: str) -> list[dict[str, Any]]:
+    """A row for the seed and one for each choice."""
+    ours = np.array(state.scores[2, None])
+    rows = []
+    for number, name in enumerate(["seed", "", *names]):
+        if number == 1:
+            continue
+        cosines = np.array(state.scores[number, None])
+        lead = ours - cosines
+        spec = state.networks[number].spec
+        rows.append(
+            {
+                "budget": budget,
+                "seed": seed,
+                "choice": name,
+                "blocks": len(spec.blocks),
+                "score": float(cosines.mean()),
+                "lead": float(lead.mean()),
+                "error": float(lead.std(ddof=1) / math.sqrt(len(lead))),
+                "loss": state.losses[number],
+                "share": state.measured[number].ms / state.seed_ms.ms if number else 1.0,  # pyright: ignore
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown. The lead is Algorithm 1's over the choice, with its 95 % interval."""
+    head = "| budget | seed | choice | blocks | CLIP score | lead of Algorithm 1 | loss | latency |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        low, high = r["lead"] - 1.96 * r["error"], r["lead"] + 1.96 * r["error"]
+        lead = "" if r["choice"] == "Algorithm 1" else f"{r['lead']:+.4f} ({low:+.4f}, {high:+.4f})"
+        lines.append(
+            f"| {r['budget']} | {r['seed']} | {r['choice']} | {r['blocks']} | {r['score']:.4f} "
+            f"| {lead} | {r['loss']:.4f} | {r['share']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)
