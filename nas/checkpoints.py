@@ -1,5 +1,6 @@
 """Checkpoints of training, by Orbax: written atomically, the newest few kept."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,37 +8,61 @@ import jax
 import orbax.checkpoint as ocp
 
 
+@dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """A folder of numbered checkpoints of one pytree."""
+    """A folder of numbered checkpoints of one pytree, of which the newest `keep` are kept."""
 
-    def __init__(self, folder: Path, *, keep: int = 2):
-        self.folder = folder
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, create=True
-        )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    folder: Path
+    keep: int = 2
 
-    def save(self, step: int, tree: object) -> None:
+    def save(self, step: int, tree: Any) -> None:
         """Returns once `tree` is on disk. Saving a step twice keeps the first."""
-        self._manager.save(step, args=ocp.args.StandardSave(tree))  # pyright: ignore
-
-    def close(self) -> None:
-        self._manager.close()
+        with self._manager() as manager:
+            manager.save(step, args=ocp.args.StandardSave(tree))  # pyright: ignore
 
     def latest(self, like: Any) -> Any | None:
         """The newest checkpoint, shaped as `like`, or `None` where there is none.
 
         Raises `ValueError` naming the folder if it cannot be read.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore
-        except Exception as error:  # Orbax raises many kinds for a damaged or foreign folder.
-            raise ValueError(
-                f"cannot read checkpoint {self.folder / str(step)}: {error}; "
-                "delete that folder to go on from the one before"
-            ) from error
+        with self._manager() as manager:
+            step = manager.latest_step()
+            if step is None:
+                return None
+            try:
+                restored = manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore
+                # Orbax cuts and pads host arrays that are stored in another shape.
+                _same_shapes(manager.item_metadata(step), shapes)
+            except Exception as error:  # Orbax raises many kinds for a damaged or foreign folder.
+                raise ValueError(
+                    f"cannot read checkpoint {self.folder / str(step)}: {error}; "
+                    "delete that folder to go on from the one before"
+                ) from error
         return restored
+
+    def _manager(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep, enable_async_checkpointing=False, create=True
+        )
+        return ocp.CheckpointManager(self.folder.absolute(), options=options)
+
+
+def _same_shapes(found: Any, wanted: Any) -> None:
+    stored, asked = _by_path(found), _by_path(wanted)
+    for path, shape in asked.items():
+        if stored.get(path) != shape:
+            raise ValueError(
+                f"{'.'.join(path)} is {stored.get(path)} there, where {shape} is asked for"
+            )
+
+
+def _by_path(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Shapes of the leaves. Orbax knows named tuples as dictionaries, so keys are compared as text."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        tuple(
+            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+        ): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

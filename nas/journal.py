@@ -5,11 +5,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from search_spaces.values import decode, encode
 
 VERSION = 1
+Entry: TypeAlias = tuple[Any, Mapping[str, Any]]
+"""A finished task and its outcome."""
 
 
 class Journal:
@@ -25,18 +27,30 @@ class Journal:
         self.path = path
         self._file = path.open("a+b")
         try:
+            self._lock()
+            self._cut_torn_line()
+            self._entries = self._begin({"journal": VERSION, **header})
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"another process is writing {path}; wait for it or stop it") from None
-        self._cut_torn_line()
-        lines = list(read_lines(path))
-        if not lines:
-            self._write({"journal": VERSION, **header})
-        else:
-            _same(path, lines[0], {"journal": VERSION, **header})
-        self._entries = [entry(line) for line in lines[1:]]
+            raise ValueError(
+                f"another process is writing {self.path}; wait for it or stop it"
+            ) from None
 
-    def __iter__(self) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    def _begin(self, header: Mapping[str, Any]) -> list[Entry]:
+        """Writes the header of a new journal; checks it, and returns the entries, of an old one."""
+        if not any(read_lines(self.path)):
+            self._write(header)
+        found, entries = read(self.path)
+        _same(self.path, found, header)
+        return entries
+
+    def __iter__(self) -> Iterator[Entry]:
         """Yields `(task, outcome)` pairs, oldest first."""
         yield from self._entries
 
@@ -67,12 +81,18 @@ class Journal:
             self._file.truncate(whole)
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[tuple[Any, Mapping[str, Any]]]]:
+def read(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     """The header and the entries of the journal at `path`, which may still be growing."""
     lines = list(read_lines(path))
     if not lines:
         raise ValueError(f"{path} is empty: the search has not begun")
-    return lines[0], [entry(line) for line in lines[1:]]
+    entries = []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            entries.append(entry(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is no entry: {error}") from None
+    return lines[0], entries
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -96,10 +116,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield found
 
 
-def entry(line: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+def entry(line: Mapping[str, Any]) -> Entry:
     """The task and the outcome of a line."""
     if not {"task", "outcome"} <= line.keys():
-        raise ValueError(f"a line of the journal has {sorted(line)}, not a task and an outcome")
+        raise ValueError(f"it has {sorted(line)}, not a task and an outcome")
     return decode(line["task"]), line["outcome"]
 
 

@@ -298,11 +298,9 @@ class Performer:
             self.watch(f"train, loss {float(loss):.3f}", done / steps)
             if done % settings.save_every == 0 or done == steps:
                 checkpoints.save(done, (at, losses))
-        checkpoints.close()
         weights = supernet.restrict(trainer.average(at), edited.spec)
         saved = Checkpoints(self.folder / "networks" / str(task.number))
         saved.save(steps, weights)
-        saved.close()
         self._weights = {task.number: weights}
         return {"steps": steps, "losses": [round(float(x), 5) for x in _means(losses)]}
 

@@ -28,9 +28,10 @@ class Supernet:
 
     def keep(self, spec: UNetSpec) -> dict[str, np.ndarray]:
         """Which blocks `spec` has, by name. Raises `ValueError` if it is no sub-network."""
+        ours = {block.name: block for block in self.spec.blocks}
         names = {block.name for block in spec.blocks}
-        gone = {block.name for block in self.spec.blocks} - names
-        foreign = sorted(names - {block.name for block in self.spec.blocks})
+        gone = ours.keys() - names
+        foreign = sorted(block.name for block in spec.blocks if ours.get(block.name) != block)
         stuck = sorted(gone - set(self.gates))
         if foreign or stuck:
             raise ValueError(
