@@ -26,7 +26,7 @@ class Sampling:
     """Prompts sampled at once; must divide the number of prompts."""
     steps: int = 8
     """Steps of the sampler."""
-    guidance: float = 3.0
+    guidance: float = 7.5
     """Scale of classifier-free guidance; 1 is none."""
     sampler: str | None = None
     """Class of diffusers that names the sampler; by default the pipeline's own."""

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.emoji.pictures import Pictures, load
 from experiments.emoji.seed import STYLES
 from latency_models.bench import LocalBench
-from nas.recipe import Recipe
+from nas.recipe import Recipe, Sampling
 
 HERE = Path(__file__).parent
 CACHE = Path.home() / ".cache" / "nas"
@@ -30,6 +30,8 @@ def default() -> Recipe:
         references=lambda: validation().on_white(),
         held_out=held_out,
         bench=LocalBench(CACHE),
+        # More guidance than 2 saturates the colours: R@5 falls from 94 to 88 of 100 pictures.
+        sampling=Sampling(steps=6, guidance=2.0),
     )
 
 

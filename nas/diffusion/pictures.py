@@ -6,7 +6,10 @@ import numpy as np
 from PIL import Image
 
 
-def write_grid(path: Path, pixels: np.ndarray, *, columns: int = 8) -> None:
+COLUMNS = 8
+
+
+def write_grid(path: Path, pixels: np.ndarray, *, columns: int = COLUMNS) -> None:
     """Writes pixels in [-1, 1], `[pictures, height, width, 3]`, as one PNG, row by row."""
     count, height, width, channels = pixels.shape
     rows = -(-count // columns)

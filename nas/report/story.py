@@ -1,18 +1,21 @@
 """What a search did, read back from its journal."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from latency_models.latency import Latency
 from nas import journal
 from nas.evolution import (
     Evolution,
     Evolve,
+    Measure,
     Outcome,
     Profile,
     Reference,
@@ -25,19 +28,27 @@ from nas.evolution import (
 from search_spaces.blocks import ResNet, Transformer
 from search_spaces.ops import Call, model, output
 from search_spaces.program import calls as program_calls
-from search_spaces.unet import UNetSpec
+from search_spaces.unet import Copy, Remove, UNetSpec
+
+OUTSIDE = "outside the stages"
 
 
 class Estimate(NamedTuple):
-    """A mean and its standard error."""
+    """A mean over `size` samples and its standard error, which one sample does not have."""
 
     mean: float
     error: float
+    size: int
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the 95% confidence interval (Student's t)."""
+        return float(stdtrit(self.size - 1, 0.975)) * self.error if self.size > 1 else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval."""
-        return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
+        """The 95% confidence interval."""
+        return self.mean - self.margin, self.mean + self.margin
 
 
 class BlockRow(NamedTuple):
@@ -45,16 +56,16 @@ class BlockRow(NamedTuple):
 
     stage: str
     name: str
-    kind: str  # "transformer", "ResNet" or "other".
+    kind: str  # "cross-attention", "ResNet" or "other".
     parameters: int
-    ms: float
+    ms: float  # Its row of the table times the calibration's scale.
 
 
 class StageRow(NamedTuple):
     """A line of SnapFusion's Table 3."""
 
     stage: str
-    shrunk: int  # The picture's side over the stage's.
+    shrunk: float  # The picture's side over the stage's.
     kind: str
     width: int
     before: int
@@ -62,20 +73,66 @@ class StageRow(NamedTuple):
 
 
 class PathPoint(NamedTuple):
-    """A network on the way: its predicted latency and its score."""
+    """A network on the way: its latency and its score."""
 
     number: int
     objective: str
     latency: Latency
+    measured: bool  # As a whole; else it is what the search predicted.
     score: Estimate
     recall: float
-    edits: tuple[str, ...]
+    actions: tuple[Remove | Copy, ...]  # That made it from the one before.
+
+
+class Round(NamedTuple):
+    """A decision: the network it was about, its outcome, and what was done."""
+
+    network: int
+    decision: Outcome
+    actions: tuple[Remove | Copy, ...]
+
+
+class Result(NamedTuple):
+    """A network that was measured as a whole, in turns with the seed."""
+
+    number: int
+    found: Latency
+    seed: Latency
+    adjusted: Latency  # `found`, had the machine been as fast as when the seed was profiled.
+    predicted: Latency  # Before it was measured.
+
+    @property
+    def share(self) -> Latency:
+        """Its share of the latency of the seed beside it, with the share's standard error."""
+        share = self.found.ms / self.seed.ms
+        parts = self.found.std / self.found.ms, self.seed.std / self.seed.ms
+        return Latency(share, share * math.hypot(*parts))
+
+    @property
+    def excess(self) -> float:
+        """Measured over predicted latency, less one."""
+        return self.adjusted.ms / self.predicted.ms - 1
+
+
+class References(NamedTuple):
+    """What the score of generated pictures is to be compared with."""
+
+    real: Estimate  # Real pictures, with their own prompts: the ceiling.
+    mismatched: Estimate  # Real pictures, with the wrong prompts: the noise floor.
+    recall: float  # Of real pictures.
+
+    def share(self, score: float) -> float:
+        """Where `score` lies between floor (0) and ceiling (1)."""
+        return (score - self.mismatched.mean) / (self.real.mean - self.mismatched.mean)
 
 
 def estimate(samples: Sequence[float] | np.ndarray) -> Estimate:
     """The mean of `samples` and its standard error."""
     values = np.asarray(samples, np.float64)
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
+    if len(values) < 2:
+        return Estimate(float(values.mean()), math.nan, len(values))
+    error = float(values.std(ddof=1) / math.sqrt(len(values)))
+    return Estimate(float(values.mean()), error, len(values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,157 +143,245 @@ class Story:
     header: Mapping[str, Any]
     entries: Sequence[tuple[Task, Outcome]]
     strategy: Evolution
+    state: State
+    foreseen: Mapping[int, Latency]  # Of every network: predicted before it was trained.
 
     @classmethod
     def read(cls, folder: Path, strategy: Evolution) -> "Story":
         """Raises `ValueError` if the journal is missing or damaged."""
-        header, entries = journal.read(folder / "journal.jsonl")
-        return cls(folder, header, entries, strategy)
+        path = folder / "journal.jsonl"
+        header, entries = journal.read(path)
+        state, foreseen = strategy.init(), {}
+        for number, (task, outcome) in enumerate(entries, 2):
+            try:
+                state = strategy.tell(state, task, outcome)
+            except (AttributeError, AssertionError, LookupError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number} does not follow from those before it "
+                    f"({type(error).__name__}: {error}); it is damaged or another version's"
+                ) from error
+            if isinstance(task, Train):
+                foreseen[task.number] = strategy.predict(state, state.networks[-1].spec)
+        return cls(folder, header, entries, strategy, state, foreseen)
 
-    @property
-    def state(self) -> State:
-        state = self.strategy.init()
-        for task, outcome in self.entries:
-            state = self.strategy.tell(state, task, outcome)
-        return state
+    # What was asked, and whether it came out.
+
+    def setting(self, *names: str) -> Any:
+        """A setting of the journal's header, or `None` if it has none of that name."""
+        found: Any = self.header.get("settings", {})
+        for name in names:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+    @functools.cached_property
+    def waiting(self) -> tuple[Task, ...]:
+        """What the search would do next; nothing when it is over."""
+        return self.strategy.ask(self.state)
 
     @property
     def finished(self) -> bool:
-        return not self.strategy.ask(self.state)
+        return not self.waiting
 
     @property
     def kept(self) -> bool | None:
         """Whether the result keeps to the budget; `None` while it is not measured."""
-        state = self.state
-        if state.current not in state.measured:
+        if self.state.current not in self.state.measured:
             return None
-        return self.strategy.kept(state, state.current)
+        return self.strategy.kept(self.state, self.state.current)
 
-    def outcome(self, kind: type[Task]) -> Outcome | None:
-        """The outcome of the first task of a kind, or `None`."""
-        return next((outcome for task, outcome in self.entries if isinstance(task, kind)), None)
+    def results(self) -> list[Result]:
+        """The networks that were measured as a whole, in order; the last may be the result."""
+        return [
+            Result(
+                task.number,
+                Latency(outcome["ms"], outcome["std"]),
+                Latency(outcome["seed_ms"], outcome["seed_std"]),
+                self.state.measured[task.number],
+                self.foreseen[task.number],
+            )
+            for task, outcome in self.outcomes(Measure)
+        ]
 
-    def outcomes(self, kind: type[Any]) -> list[tuple[Any, Outcome]]:
-        return [(task, outcome) for task, outcome in self.entries if isinstance(task, kind)]
+    @property
+    def result(self) -> Result | None:
+        """The result, once it is measured."""
+        return next((r for r in self.results() if r.number == self.state.current), None)
+
+    def reserve(self, result: Result) -> float:
+        """Standard errors by which `result` is under the budget, negative if it is over."""
+        if self.strategy.unit == "ms":
+            found, error, limit = *result.found[:2], self.strategy.budget
+        else:
+            found, error, limit = *result.share[:2], self.strategy.budget
+        return (limit - found) / error if error else math.copysign(math.inf, limit - found)
+
+    # Quality.
+
+    def scored(self) -> list[int]:
+        """Numbers of the networks that were scored whole, in order."""
+        scores = self.state.scores
+        return [n for n in range(len(self.state.networks)) if (n, None) in scores]
+
+    def score(self, number: int) -> Estimate:
+        """CLIP score of network `number`."""
+        return estimate(self.state.scores[number, None])
 
     def difference(self, number: int) -> Estimate:
         """Score of network `number` less the seed's, paired over prompts."""
         scores = self.state.scores
         return estimate(np.array(scores[number, None]) - np.array(scores[0, None]))
 
+    def recall(self, number: int) -> float:
+        """Share of network `number`'s pictures whose prompt is among the five nearest."""
+        return next(
+            outcome["recall"] for task, outcome in self.outcomes(Score) if task == Score(number)
+        )
+
+    def references(self) -> References | None:
+        """The ceiling and the floor of the score."""
+        found = self.outcome(Reference)
+        if found is None:
+            return None
+        real, wrong = estimate(found["real"]), estimate(found["mismatched"])
+        return References(real, wrong, found["real_recall"])
+
     def path(self) -> list[PathPoint]:
         """The networks that were scored whole, in order."""
-        state, points = self.state, []
-        recalls = {t.number: o["recall"] for t, o in self.outcomes(Score) if t.removed is None}
-        edits = {t.number: tuple(map(describe, t.actions)) for t, _ in self.outcomes(Train)}
-        for number, network in enumerate(state.networks):
-            if (number, None) in state.scores and state.latency is not None:
-                points.append(
-                    PathPoint(
-                        number,
-                        network.objective,
-                        self.strategy.predict(state, network.spec),
-                        estimate(state.scores[number, None]),
-                        recalls[number],
-                        edits.get(number, ()),
-                    )
-                )
-        return points
+        made = {task.number: task.actions for task, _ in self.outcomes(Train)}
+        return [
+            PathPoint(
+                number,
+                self.state.networks[number].objective,
+                self.latency(number),
+                self.measured(number),
+                self.score(number),
+                self.recall(number),
+                made.get(number, ()),
+            )
+            for number in self.scored()
+        ]
+
+    def rounds(self) -> list[Round]:
+        """Every decision, in order."""
+        return [
+            Round(task.number, outcome, actions(outcome)) for task, outcome in self.outcomes(Evolve)
+        ]
+
+    # Latency and parameters.
+
+    def latency(self, number: int) -> Latency:
+        """Latency of network `number`: measured as a whole if it was, else as was predicted."""
+        if number in self.state.measured:
+            return self.state.measured[number]
+        if self.measured(number) and self.state.seed_ms is not None:
+            return self.state.seed_ms
+        return self.foreseen[number]
+
+    def measured(self, number: int) -> bool:
+        """Whether network `number`, or the seed if it is the same, was measured as a whole."""
+        networks = self.state.networks
+        return number in self.state.measured or networks[number].spec == networks[0].spec
 
     def blocks(self, spec: UNetSpec) -> list[BlockRow]:
         """Every step of the U-Net, with its share of the predicted latency."""
         latency = self.state.latency
         if latency is None:
             return []
-        stages = {block.name: stage.name for stage in spec.stages for block in stage.blocks}
-        rows = []
-        for name, call in self.calls(spec).items():
-            stage = stages.get(name) or (
-                ".".join(name.split(".")[:2]) if "blocks" in name else "outside the stages"
+        stages = dict(_stages(spec))
+        return [
+            BlockRow(
+                stages.get(name, OUTSIDE),
+                name,
+                kind(call),
+                model(call).size,
+                latency.scale * latency.model.predict([call]).ms,
             )
-            ms = latency.scale * latency.model.predict([call]).ms
-            rows.append(BlockRow(stage, name, kind(call), model(call).size, ms))
-        return rows
+            for name, call in self.calls(spec).items()
+        ]
 
     def table3(self) -> list[StageRow]:
         """The architecture before and after, in the form of SnapFusion's Table 3."""
-        state = self.state
-        before, after = state.networks[0].spec, state.networks[state.current].spec
-        found, profile, rows = self.calls(before), self.outcome(Profile), []
+        before, after = self.state.networks[0].spec, self.state.networks[-1].spec
+        profile = self.outcome(Profile)
         if profile is None:
             return []
-        for old, new in zip(before.stages, after.stages, strict=True):
+        found, rows = self.calls(before), []
+        for name, old, new in zip(stage_names(before), before.stages, after.stages, strict=True):
             for label, op in (("Cross Attention", Transformer), ("ResNet", ResNet)):
-                ours = [b for b in old.blocks if isinstance(b.op, op)]
-                if not ours:
-                    continue
-                shape = output(found[ours[-1].name]).shape
-                left = sum(isinstance(b.op, op) for b in new.blocks)
-                rows.append(
-                    StageRow(
-                        old.name,
-                        profile["picture"] // shape[1],
-                        label,
-                        shape[-1],
-                        len(ours),
-                        left,
-                    )
-                )
+                ours = [block for block in old.blocks if isinstance(block.op, op)]
+                if ours:
+                    shape = output(found[ours[-1].name]).shape
+                    left = sum(isinstance(block.op, op) for block in new.blocks)
+                    shrunk = profile["picture"] / shape[1]
+                    rows.append(StageRow(name, shrunk, label, shape[-1], len(ours), left))
         return rows
 
     def calibration(self) -> list[tuple[int, float, Latency]]:
         """For every network measured for the profile: blocks removed, predicted ms, measured."""
-        profile, state = self.outcome(Profile), self.state
-        if profile is None or state.latency is None:
+        profile, latency = self.outcome(Profile), self.state.latency
+        if profile is None or latency is None:
             return []
-        rows = []
-        for network in profile["networks"]:
-            spec = self.strategy.without(network["removed"])
-            predicted = state.latency.predict(self.calls(spec).values())
-            measured = Latency(network["ms"], network["std"])
-            rows.append((len(network["removed"]), predicted.ms, measured))
-        return rows
-
-    def seconds(self) -> dict[str, tuple[int, float]]:
-        """Number of tasks and seconds, by kind of task."""
-        spent: dict[str, tuple[int, float]] = {}
-        for task, outcome in self.entries:
-            count, seconds = spent.get(type(task).__name__, (0, 0.0))
-            spent[type(task).__name__] = count + 1, seconds + float(outcome["cost"]["seconds"])
-        return spent
-
-    def compiles(self) -> int:
-        return sum(outcome["cost"]["compiles"] for _, outcome in self.entries)
-
-    def images(self) -> int:
-        """Pictures that were generated."""
-        return sum(len(outcome["cosines"]) for _, outcome in self.outcomes(Score))
-
-    def rounds(self) -> list[tuple[int, Outcome, tuple[str, ...]]]:
-        """The network, the decision and what was done, of every round."""
         return [
-            (task.number, outcome, tuple(map(describe, actions(outcome))))
-            for task, outcome in self.outcomes(Evolve)
+            (
+                len(network["removed"]),
+                latency.predict(self.calls(self.strategy.without(network["removed"])).values()).ms,
+                Latency(network["ms"], network["std"]),
+            )
+            for network in profile["networks"]
         ]
-
-    def ceiling(self) -> tuple[Estimate, Estimate, float] | None:
-        """The score of real pictures, of the wrong prompts, and real pictures' recall."""
-        found = self.outcome(Reference)
-        if found is None:
-            return None
-        return estimate(found["real"]), estimate(found["mismatched"]), found["real_recall"]
 
     def calls(self, spec: UNetSpec) -> dict[str, Call]:
         """The calls of the U-Net, by name."""
         space = self.strategy.space
         return program_calls(space.lower(spec), space.inputs)
 
+    # What was done, and what it cost.
+
+    def outcome(self, kind: type[Task]) -> Outcome | None:
+        """The outcome of the first task of a kind, or `None`."""
+        return next((outcome for task, outcome in self.entries if isinstance(task, kind)), None)
+
+    def outcomes(self, kind: type[Any]) -> list[tuple[Any, Outcome]]:
+        """The tasks of a kind and their outcomes."""
+        return [(task, outcome) for task, outcome in self.entries if isinstance(task, kind)]
+
+    def spent(self, what: str) -> dict[str, float]:
+        """Sums of one entry of the outcomes' costs, by kind of task."""
+        sums: dict[str, float] = {}
+        for task, outcome in self.entries:
+            cost = outcome.get("cost", {})
+            sums[type(task).__name__] = sums.get(type(task).__name__, 0.0) + cost.get(what, 0)
+        return sums
+
+    def images(self) -> int:
+        """Pictures that were generated to be scored."""
+        return sum(len(outcome["cosines"]) for _, outcome in self.outcomes(Score))
+
+
+def stage_names(spec: UNetSpec) -> tuple[str, ...]:
+    """Names of the stages as in the paper, from the first down to the last up."""
+    down = (f"Down-{number}" for number in range(1, len(spec.down) + 1))
+    return (*down, "Mid", *(f"Up-{number}" for number in range(1, len(spec.up) + 1)))
+
+
+def _stages(spec: UNetSpec) -> Iterator[tuple[str, str]]:
+    """Yields the name of a step and of the stage that it is part of."""
+    for name, stage in zip(stage_names(spec), spec.stages, strict=True):
+        yield from ((block.name, name) for block in stage.blocks)
+        yield from ((f"{stage.name}.{end}.0", name) for end in ("downsamplers", "upsamplers"))
+
 
 def kind(call: Call) -> str:
+    """What the paper calls the block: its cross-attention is the whole transformer."""
     if isinstance(call.op, Transformer):
-        return "transformer"
+        return "cross-attention"
     return "ResNet" if isinstance(call.op, ResNet) else "other"
 
 
-def describe(action: Any) -> str:
-    return f"{type(action).__name__.lower()} {action.block}"
+def describe(actions: Sequence[Remove | Copy]) -> str:
+    """What the actions do, in words; nothing if there are none."""
+    done = []
+    for verb, cls in (("remove", Remove), ("copy", Copy)):
+        blocks = [action.block for action in actions if isinstance(action, cls)]
+        done += [f"{verb} {', '.join(blocks)}"] if blocks else []
+    return "; ".join(done)

@@ -1,0 +1,45 @@
+"""What keeps the suite fast and repeatable.
+
+Nearly all of its time goes into XLA compiling small programs, so it compiles them without
+optimisation, and each only once: they are kept between runs, beside pytest's own cache.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # JAX reads it once.
+
+import hypothesis
+import jax
+import pytest
+
+from nas.diffusion.pipeline import Pipeline
+from tests import tiny
+
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
+
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+hypothesis.settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    # Laws are inherited: one test runs for several spaces.
+    suppress_health_check=[hypothesis.HealthCheck.differing_executors],
+)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tiny.Folders:
+    """A tiny pipeline and a tiny CLIP model on disk. Tests that damage them copy them first."""
+    return tiny.write(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(folders: tiny.Folders) -> Pipeline:
+    return Pipeline.load(folders.pipeline)
