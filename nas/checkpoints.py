@@ -60,9 +60,8 @@ def _same_shapes(found: Any, wanted: Any) -> None:
 def _by_path(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Shapes of the leaves. Orbax knows named tuples as dictionaries, so keys are compared as text."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        tuple(
-            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
-        ): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
+    return {tuple(map(_text, path)): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _text(key: Any) -> str:
+    return str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)))
