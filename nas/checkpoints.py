@@ -31,21 +31,22 @@ class Checkpoints:
             if step is None:
                 return None
             try:
-                restored = manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore
-                # Orbax cuts and pads host arrays that are stored in another shape.
+                # Orbax cuts and pads host arrays that are stored in another shape, so look first.
                 _same_shapes(manager.item_metadata(step), shapes)
+                return manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore
             except Exception as error:  # Orbax raises many kinds for a damaged or foreign folder.
                 raise ValueError(
                     f"cannot read checkpoint {self.folder / str(step)}: {error}; "
                     "delete that folder to go on from the one before"
                 ) from error
-        return restored
 
     def _manager(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep, enable_async_checkpointing=False, create=True
         )
-        return ocp.CheckpointManager(self.folder.absolute(), options=options)
+        return ocp.CheckpointManager(
+            self.folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
 
 def _same_shapes(found: Any, wanted: Any) -> None:
@@ -58,7 +59,7 @@ def _same_shapes(found: Any, wanted: Any) -> None:
 
 
 def _by_path(tree: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Shapes of the leaves. Orbax knows named tuples as dictionaries, so keys are compared as text."""
+    """Shapes of the leaves. Orbax stores named tuples as dictionaries, so keys become text."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {tuple(map(_text, path)): tuple(leaf.shape) for path, leaf in leaves}
 

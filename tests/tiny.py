@@ -187,7 +187,7 @@ def recipe(folders: Folders, **changes: Any) -> Recipe:
         bench=BENCH,
         sampling=Sampling(prompts=4, batch=2, steps=2),
         training=Training(robust_steps=4, between_steps=3, recovery_steps=4, batch=2, save_every=2),
-        search=Search(budget="75%", group=2, rounds=2),
+        search=Search(budget="75%", group=2, rounds=2, caution=100.0),  # No copies.
     )
     return dataclasses.replace(plain, **changes)
 

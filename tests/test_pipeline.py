@@ -1,0 +1,222 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from nas.diffusion import unet
+from nas.diffusion.pipeline import Pipeline
+from nas.scoring import Evaluator
+from search_spaces.unet import UNetSpace
+from tests import drawn, tiny
+from tests.laws import walked, walks
+
+
+@pytest.fixture
+def folder(folders, tmp_path) -> Path:
+    """A pipeline to be damaged."""
+    return shutil.copytree(folders.pipeline, tmp_path / "pipeline")
+
+
+@pytest.fixture
+def clip(folders, tmp_path) -> Path:
+    """A CLIP model to be damaged."""
+    return shutil.copytree(folders.evaluator, tmp_path / "clip")
+
+
+def change(path: Path, **settings) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+
+
+def test_the_seed_is_read_back_to_the_bit_and_in_diffusers_own_words(pipeline, tmp_path):
+    pipeline.save(tmp_path, pipeline.spec, pipeline.unet)
+    found = Pipeline.load(tmp_path)
+    assert repr(found.spec) == repr(pipeline.spec)
+    assert same(found.unet, pipeline.unet)
+    assert same(found.vae, pipeline.vae) and same(found.text_weights, pipeline.text_weights)
+    assert dict(found.unet_config) == dict(pipeline.unet_config) == dict(tiny.UNET)
+    assert found.scheduler_config == pipeline.scheduler_config
+    assert same_files(tmp_path, pipeline.folder)
+
+
+def same_files(one: Path, other: Path) -> bool:
+    found = [
+        {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+        for root in (one, other)
+    ]
+    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
+    return {**found[0], weights: b""} == {**found[1], weights: b""}
+
+
+@settings(max_examples=2)
+@given(walks)
+def test_an_edited_network_is_read_back_to_the_bit(pipeline, tmp_path_factory, walk):
+    space = UNetSpace(pipeline.spec, pipeline.inputs(2))
+    spec = walked(space, [*walk, 0])
+    weights = drawn.weights(tiny.shapes(space, spec), seed=8)
+    folder = tmp_path_factory.mktemp("edited")
+    pipeline.save(folder, spec, weights)
+    found = Pipeline.load(folder)
+    assert repr(found.spec) == repr(spec) and same(found.unet, weights)
+    assert found.inputs(3) == pipeline.inputs(3)
+    # And once more, from what was read.
+    found.save(folder / "again", found.spec, found.unet)
+    again = Pipeline.load(folder / "again")
+    assert repr(again.spec) == repr(spec) and same(again.unet, weights)
+
+
+def test_configs_of_edited_networks_do_not_pretend_to_be_of_diffusers(pipeline):
+    spec = tiny.without(pipeline.spec, tiny.REMOVABLE[0])
+    config = unet.config(spec, tiny.UNET)
+    assert config["_class_name"] == "SearchedUNet" and "block_out_channels" not in config
+    assert repr(unet.from_config(json.loads(json.dumps(config)))) == repr(spec)
+
+
+def test_a_folder_that_is_no_pipeline_is_an_error_that_names_it(tmp_path, folders):
+    with pytest.raises(ValueError, match=r"no pipeline folder .*gone"):
+        Pipeline.load(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"no file .*model_index\.json"):
+        Pipeline.load(tmp_path)
+    with pytest.raises(ValueError, match=r"no file .*model_index\.json"):
+        Pipeline.load(folders.evaluator)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part_is_named(folder, part):
+    shutil.rmtree(folder / part)
+    with pytest.raises(ValueError, match=f"no text-to-image pipeline: it has no folder {part}"):
+        Pipeline.load(folder)
+
+
+def test_another_kind_of_pipeline_is_refused(folder):
+    change(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline; supported is"):
+        Pipeline.load(folder)
+
+
+FILES = (
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/vocab.json",
+    "scheduler/scheduler_config.json",
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_one_clear_error(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=name.partition("/")[0]):
+        Pipeline.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_one_clear_error(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=name.partition("/")[0]):
+        Pipeline.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [
+        ("unet", "act_fn", "gelu"),
+        ("unet", "addition_embed_type", "text_time"),
+        ("unet", "class_embed_type", "timestep"),
+        ("unet", "only_cross_attention", True),
+        ("unet", "mid_block_type", "UNetMidBlock2D"),
+        ("unet", "resnet_time_scale_shift", "scale_shift"),
+        ("unet", "time_cond_proj_dim", 256),
+        ("vae", "act_fn", "relu"),
+        ("vae", "shift_factor", 0.1),
+        ("text_encoder", "hidden_act", "relu"),
+    ],
+)
+def test_a_setting_that_we_do_not_build_is_named(folder, part, setting, value):
+    change(folder / part / "config.json", **{setting: value})
+    with pytest.raises(ValueError, match=rf"{setting}.*{value!r}"):
+        Pipeline.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "a AttnDownBlock2D; supported"),
+        ({"up_block_types": ["UpBlock2D", "SkipUpBlock2D"]}, "a SkipUpBlock2D; supported"),
+        ({"layers_per_block": [1, 1, 1]}, r"gives \(1, 1, 1\) for 2 stages"),
+        ({"norm_num_groups": 3}, "8 channels do not divide into 3 groups"),
+        ({"attention_head_dim": 3}, "8 channels do not divide into 3 heads"),
+        ({"block_out_channels": [8, 24]}, "asks for"),
+        ({"cross_attention_dim": 12}, "asks for"),
+        ({"down_block_types": ["CrossAttnDownBlock2D"]}, "skips"),
+    ],
+)
+def test_a_wrong_value_is_one_clear_error(folder, settings, message):
+    change(folder / "unet" / "config.json", **settings)
+    with pytest.raises(ValueError, match=message):
+        Pipeline.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "setting"),
+    [
+        ("unet", "block_out_channels"),
+        ("unet", "cross_attention_dim"),
+        ("unet", "sample_size"),
+        ("vae", "block_out_channels"),
+        ("text_encoder", "vocab_size"),
+        ("text_encoder", "max_position_embeddings"),
+    ],
+)
+def test_a_setting_that_is_not_there_is_named(folder, part, setting):
+    path = folder / part / "config.json"
+    config = json.loads(path.read_text())
+    del config[setting]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=setting):
+        Pipeline.load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "preprocessor_config.json", "model.safetensors", "vocab.json"]
+)
+def test_a_damaged_clip_folder_is_one_clear_error(clip, name):
+    content = (clip / name).read_bytes()
+    (clip / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="clip"):
+        Evaluator.load(clip)
+    (clip / name).unlink()
+    with pytest.raises(ValueError, match="clip"):
+        Evaluator.load(clip)
+
+
+def test_a_clip_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no CLIP folder .*gone"):
+        Evaluator.load(tmp_path / "gone")
+
+
+def test_prompts_are_padded_and_cut_to_length(pipeline):
+    ids = pipeline.ids(["", "a", 20 * "dog "])
+    start, end = (tiny.VOCABULARY[token] for token in ("<|startoftext|>", "<|endoftext|>"))
+    assert ids.shape == (3, tiny.LENGTH) and ids.dtype == np.int32
+    assert ids[0].tolist() == [start, *5 * [end]]
+    assert ids[1].tolist() == [start, tiny.VOCABULARY["a</w>"], *4 * [end]]
+    assert ids[2, 0] == start and ids[2, -1] == end and end not in ids[2, :-1]
+
+
+def test_rows_are_encoded_alike_in_batches_of_any_size(pipeline):
+    prompts = list(tiny.PROMPTS)
+    whole, parts = (pipeline.contexts(prompts, batch=size) for size in (6, 4))
+    assert whole.shape == (6, tiny.LENGTH, tiny.CONTEXT)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
+    assert len({row.tobytes() for row in whole}) == 6

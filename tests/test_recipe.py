@@ -1,0 +1,66 @@
+import dataclasses
+
+import pytest
+
+from nas.recipe import Recipe, Search, load
+from tests import tiny
+
+
+def make() -> Recipe:
+    return tiny.recipe(tiny.Folders(tiny.Path("here"), tiny.Path("there")))
+
+
+def make_nothing() -> int:
+    return 7
+
+
+CONSTANT = 7
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit"),
+    [
+        ("75%", (0.75, "share")),
+        ("100%", (1.0, "share")),
+        ("12.5%", (0.125, "share")),
+        ("12.5ms", (12.5, "ms")),
+        (" 12.5 ms ", (12.5, "ms")),
+        (".5ms", (0.5, "ms")),
+    ],
+)
+def test_a_budget_is_a_share_or_milliseconds(budget, limit):
+    assert Search(budget=budget).limit() == limit
+
+
+@pytest.mark.parametrize(
+    "budget",
+    ["", "75", "ms", "%", "-5ms", "0%", "0.0ms", "1e3ms", "5 s", "nan%", "1.2.3ms", "5ms%"],
+)
+def test_any_other_budget_is_an_error_that_says_what_is_possible(budget):
+    with pytest.raises(ValueError, match=r"is neither milliseconds \('12\.5ms'\) nor a share"):
+        Search(budget=budget).limit()
+
+
+def test_a_recipe_is_what_a_function_returns():
+    found, expected = load(f"{__name__}:make"), make()
+    for field in dataclasses.fields(Recipe):
+        if field.name not in ("pictures", "references"):
+            assert getattr(found, field.name) == getattr(expected, field.name)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gone.recipe:default", "no recipe gone.recipe:default: No module named 'gone'"),
+        (f"{__name__}:gone", "has no function 'gone'"),
+        (__name__, "has no function ''"),
+        (f"{__name__}:CONSTANT", "has no function 'CONSTANT'"),
+        (f"{__name__}:make_nothing", "returned a int, not a Recipe"),
+        ("", "no recipe"),
+        (":default", "no recipe"),
+        (".relative:default", "no recipe"),
+    ],
+)
+def test_what_is_no_recipe_is_one_clear_error(path, message):
+    with pytest.raises(ValueError, match=message):
+        load(path)

@@ -1,0 +1,170 @@
+"""A search that is stopped, killed or cut goes on as if nothing had happened."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.commands import evolution
+from nas.diffusion.pipeline import Pipeline
+from nas.evolution import Evolution, State
+from nas.journal import Journal
+from nas.perform import Performer
+from nas.recipe import Recipe, Search
+from nas.search import Perform, replay, search
+from tests import tiny
+
+SPACE = tiny.unet_space(tiny.UNET)
+WORTH = {name: 0.01 * (1 + number % 4) for number, name in enumerate(tiny.REMOVABLE)}
+STRATEGY = Evolution(SPACE, 0.7, group=3, rounds=3)
+FAKE = tiny.FakePerformer(SPACE, WORTH, noise=0.001, slower=1.05)
+
+
+class Killed(Exception):
+    pass
+
+
+def go_on(path: Path, performer: Perform = FAKE, tasks: int | None = None) -> bytes:
+    """Performs at most so many tasks; returns the journal."""
+    with Journal(path, {"seed": 0}) as journal:
+        for _ in itertools.islice(search(STRATEGY, performer, journal), tasks):
+            pass
+    return path.read_bytes()
+
+
+def dying(*, after: int) -> Perform:
+    """Performs so many tasks and dies."""
+    left = iter(range(after))
+
+    def performer(strategy, state, task):
+        if next(left, None) is None:
+            raise Killed
+        return FAKE(strategy, state, task)
+
+    return performer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    return go_on(tmp_path_factory.mktemp("whole") / "journal.jsonl")
+
+
+def test_a_search_restarted_after_every_task_writes_the_same_journal(tmp_path, whole):
+    path, lines = tmp_path / "journal.jsonl", whole.splitlines(keepends=True)
+    for number in range(1, len(lines)):
+        assert go_on(path, tasks=1) == b"".join(lines[: 1 + number])
+    assert go_on(path) == whole
+
+
+def test_a_search_cut_at_any_byte_writes_the_same_journal(tmp_path, whole):
+    path = tmp_path / "journal.jsonl"
+    for end in np.random.default_rng(0).integers(len(whole), size=8):
+        path.write_bytes(whole[:end])
+        assert go_on(path) == whole
+
+
+def test_a_task_that_fails_is_not_in_the_journal_and_is_done_again(tmp_path, whole):
+    path = tmp_path / "journal.jsonl"
+    for done in (0, 1, 7, 30):
+        with pytest.raises(Killed):
+            go_on(path, dying(after=done))
+    assert go_on(path) == whole
+
+
+def test_a_finished_search_performs_nothing_more(tmp_path, whole):
+    (tmp_path / "journal.jsonl").write_bytes(whole)
+    assert go_on(tmp_path / "journal.jsonl", dying(after=0)) == whole
+
+
+def test_every_task_is_in_the_journal_before_it_is_yielded(tmp_path):
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        for done in search(STRATEGY, FAKE, journal):
+            assert list(journal)[-1] == (done.task, done.outcome)
+            assert replay(STRATEGY, journal) == done.state
+
+
+# The same with weights, pictures and training.
+
+
+def steps(recipe: Recipe, folder: Path, *, kill: int = 10**6) -> State:
+    """Goes on with a search in `folder`; dies in its training step `kill`, counted from zero."""
+    trained = itertools.count()
+
+    def watch(what: str, share: float) -> None:
+        if what.startswith("train") and next(trained) == kill:
+            raise Killed
+
+    performer = Performer(recipe, folder, watch)
+    strategy = evolution(recipe.search, performer.space)
+    with Journal(folder / "journal.jsonl", {}) as journal:
+        for _ in search(strategy, performer, journal):
+            pass
+        state = replay(strategy, journal)
+    performer.deliver(state)
+    return state
+
+
+def outcomes(folder: Path) -> list[Any]:
+    """The journal, without what its tasks cost."""
+    lines = tiny.decoded((folder / "journal.jsonl").read_bytes())
+    for line in lines[1:]:
+        assert line["outcome"].pop("cost").keys() >= {"seconds"}
+    return lines
+
+
+@pytest.fixture(scope="module")
+def finished(folders, tmp_path_factory) -> tuple[Recipe, Path, State]:
+    recipe, folder = tiny.recipe(folders), tmp_path_factory.mktemp("finished")
+    return recipe, folder, steps(recipe, folder)
+
+
+def test_a_search_makes_a_pipeline_within_its_budget(finished):
+    recipe, folder, state = finished
+    found, seed = Pipeline.load(folder / "pipeline"), Pipeline.load(recipe.pipeline)
+    assert repr(found.spec) == repr(state.networks[-1].spec)
+    assert len(found.spec.blocks) < len(seed.spec.blocks)
+    ms = [tiny.predicted_ms(SPACE, spec) for spec in (found.spec, seed.spec)]
+    assert ms[0] <= 0.75 * ms[1]
+    names = {*tiny.shapes(SPACE, found.spec)}
+    assert found.unet.keys() == names
+    kernels = [name for name in names if name.endswith("kernel")]
+    assert not any(np.array_equal(found.unet[n], seed.unet[n]) for n in kernels)
+
+
+def test_a_search_killed_in_its_trainings_ends_with_the_same_weights(finished, tmp_path):
+    recipe, folder, _ = finished
+    with pytest.raises(Killed):  # In robust training, after a checkpoint.
+        steps(recipe, tmp_path, kill=2)
+    with pytest.raises(Killed):  # In recovery, before a checkpoint.
+        steps(recipe, tmp_path, kill=6)
+    assert len(outcomes(tmp_path)) < len(outcomes(folder))
+    steps(recipe, tmp_path)
+    assert outcomes(tmp_path) == outcomes(folder)
+    one, other = (Pipeline.load(place / "pipeline").unet for place in (folder, tmp_path))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_finished_search_can_be_delivered_again(finished, tmp_path):
+    recipe, folder, state = finished
+    before = {p: p.read_bytes() for p in (folder / "pipeline").rglob("*") if p.is_file()}
+    Performer(recipe, folder).deliver(state)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_weights_that_are_gone_are_an_error_that_names_their_folder(finished, tmp_path):
+    recipe, _, state = finished
+    with pytest.raises(ValueError, match=r"weights of network \d are gone from .*networks"):
+        Performer(recipe, tmp_path).weights(state, state.current)
+
+
+@pytest.mark.slow
+def test_a_copy_is_trained_away_from_its_original(folders, tmp_path):
+    recipe = tiny.recipe(folders, search=Search(budget="150%", rounds=1, caution=0.0))
+    state = steps(recipe, tmp_path)
+    found = Pipeline.load(tmp_path / "pipeline")
+    (copy,) = {b.name for b in found.spec.blocks} - {b.name for b in SPACE.seed.blocks}
+    assert repr(found.spec) == repr(state.networks[-1].spec)
+    outlet = found.spec.block(copy).op.outlet
+    assert np.asarray(found.unet[f"{copy}.{outlet}.kernel"]).any()  # It began at zero.
