@@ -104,6 +104,8 @@ class Recipe:
 def load(path: str) -> Recipe:
     """The recipe at an import path, `package.module:function`. Raises `ValueError` if none is."""
     module, _, name = path.partition(":")
+    if not module or module.startswith("."):
+        raise ValueError(f"no recipe {path!r}; try experiments.emoji.recipe:default")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from transformers import CLIPTokenizer
 
 from nas.diffusion.clip import CLIP
-from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_weights
+from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_tokenizer, read_weights
 from nas.diffusion.pipeline import Pipeline, tokenize
 from nas.diffusion.samplers import Sampler, from_config, guided, sample
 from nas.supernet import Supernet
@@ -42,7 +41,7 @@ class Evaluator:
         return cls(
             model,
             read_weights(folder / TRANSFORMERS_WEIGHTS, model.shapes),
-            CLIPTokenizer.from_pretrained(folder),
+            read_tokenizer(folder),
             np.array(preprocessor["image_mean"], np.float32),
             np.array(preprocessor["image_std"], np.float32),
         )

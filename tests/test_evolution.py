@@ -316,7 +316,8 @@ def test_blocks_whose_loss_is_within_its_noise_go_by_what_they_save(loss, error,
 
 @given(st.floats(0.01, 1.0), positive)
 def test_a_block_that_clearly_harms_goes_before_one_that_is_of_use(loss, ms):
-    harmful, useful = candidate(-10 * loss, loss, ms), candidate(loss / 2, loss / 100, ms)
+    error = loss / 10
+    harmful, useful = candidate(-10 * loss, error, ms), candidate(loss, error, ms)
     assert harmful.rank < useful.rank
 
 

@@ -16,13 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from transformers import CLIPTokenizer
 
 from experiments.emoji import tokenizer as vocabulary
 from experiments.emoji.pictures import Pictures, load
 from nas.checkpoints import Checkpoints
 from nas.diffusion.clip import CLIP
-from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_weights, write_json, write_weights
+from nas.diffusion.folders import (
+    TRANSFORMERS_WEIGHTS,
+    read_tokenizer,
+    read_weights,
+    write_json,
+    write_weights,
+)
 from nas.training import Trainer, adamw
 
 CONFIG = {
@@ -86,7 +91,7 @@ def main(
 ) -> None:
     pictures = load()
     vocabulary.main(folder / "clip")
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
+    tokenizer = read_tokenizer(folder / "clip")
     tokens = lambda texts: np.array(  # noqa: E731
         tokenizer(list(texts), padding="max_length", truncation=True)["input_ids"], np.int32
     )

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import optax
 import tyro
-from transformers import CLIPTokenizer
 
 from experiments.emoji import tokenizer as vocabulary
 from experiments.emoji.pictures import load
@@ -26,6 +25,7 @@ from nas.diffusion.folders import (
     DIFFUSERS_WEIGHTS,
     TRANSFORMERS_WEIGHTS,
     read_json,
+    read_tokenizer,
     read_weights,
     write_json,
     write_weights,
@@ -112,7 +112,7 @@ def main(
     pictures = load().of("train", styles=STYLES)
     pipeline = folder / "pipeline"
     vocabulary.main(pipeline / "tokenizer")
-    tokenizer = CLIPTokenizer.from_pretrained(pipeline / "tokenizer")
+    tokenizer = read_tokenizer(pipeline / "tokenizer")
     ids = np.array(
         tokenizer(["", *pictures.prompts], padding="max_length", truncation=True)["input_ids"],
         np.int32,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from transformers import CLIPTokenizer
 
 from search_spaces.model import Weights, from_torch, to_torch, torch_name
 
@@ -16,17 +17,38 @@ DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+class Settings(dict[str, Any]):
+    """A JSON object of a file. Raises `ValueError` naming the file and a setting that it lacks."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path):
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.path} has no {name}")
+
+
+def read_json(path: Path) -> Settings:
     """The JSON object at `path`. Raises `ValueError` naming the file that is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(), object_hook=lambda part: Settings(part, path))
     except FileNotFoundError:
         raise ValueError(f"no file {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, Settings):
         raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
     return found
+
+
+def read_tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's tokenizer from `folder`. Raises `ValueError` naming a folder that holds none."""
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers and tokenizers raise many kinds.
+        raise ValueError(f"cannot read the tokenizer in {folder}: {error}") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -59,7 +81,7 @@ def read_weights(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Weig
                 weights[name] = jax.numpy.asarray(array, jax.numpy.float32)
     except FileNotFoundError:
         raise ValueError(f"no file {path}") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no safetensors file, or damaged: {error}") from None
     return weights
 

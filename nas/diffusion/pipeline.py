@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from transformers import CLIPTokenizer
 
 from nas.diffusion import clip, unet
 from nas.diffusion.autoencoder import Autoencoder
@@ -17,6 +16,7 @@ from nas.diffusion.folders import (
     DIFFUSERS_WEIGHTS,
     TRANSFORMERS_WEIGHTS,
     read_json,
+    read_tokenizer,
     read_weights,
     write_json,
     write_weights,
@@ -69,7 +69,7 @@ class Pipeline:
             autoencoder,
             read_weights(folder / "vae" / DIFFUSERS_WEIGHTS, autoencoder.shapes),
             read_json(folder / "scheduler" / "scheduler_config.json"),
-            CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            read_tokenizer(folder / "tokenizer"),
         )
 
     @property
