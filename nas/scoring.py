@@ -5,7 +5,9 @@ differences between two are paired and their noise is that of the difference alo
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +64,10 @@ class Evaluator:
         return self.model.image(weights, (scaled - self.mean) / self.deviation)
 
 
+# XLA's CPU backend runs the ops of one program one after another, few of which fill all cores.
+_WORKERS = os.cpu_count() if jax.default_backend() == "cpu" else 2
+
+
 class Inputs(NamedTuple):
     """What one batch of pictures is made from and compared with; `[batch, ...]` each."""
 
@@ -102,7 +108,7 @@ class Scorer:
             evaluator.embed_prompts(prompts),  # pyright: ignore[reportArgumentType]
         )
         self._empty = pipeline.contexts([""])[0]
-        self._programs: dict[int, Callable[..., tuple[jax.Array, jax.Array]]] = {}
+        self._programs: dict[Supernet, Callable[..., tuple[jax.Array, jax.Array]]] = {}
 
     @property
     def embedded_prompts(self) -> np.ndarray:
@@ -125,12 +131,25 @@ class Scorer:
     def _run(
         self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[jax.Array, jax.Array]]:
-        program = self._programs.setdefault(id(supernet), self._compile(supernet))
-        for start in range(0, len(self.prompts), self._batch):
+        if supernet not in self._programs:
+            self._programs[supernet] = self._compile(supernet)
+        program = self._programs[supernet]
+
+        def run(start: int) -> tuple[jax.Array, jax.Array]:
             part = Inputs(*(x[start : start + self._batch] for x in self._inputs))
-            yield program(
-                weights, keep, part, self._sampler, self._pipeline.vae, self._evaluator.weights
+            return jax.block_until_ready(
+                program(
+                    weights,
+                    keep,
+                    part,
+                    self._sampler,
+                    self._pipeline.vae,
+                    self._evaluator.weights,
+                )
             )
+
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            yield from pool.map(run, range(0, len(self.prompts), self._batch))
 
     def _compile(self, supernet: Supernet) -> Callable[..., tuple[jax.Array, jax.Array]]:
         autoencoder, evaluator = self._pipeline.autoencoder, self._evaluator

@@ -1,6 +1,6 @@
 """Compares ways of choosing which blocks go, on the embedded default, recovery being equal.
 
-    python -m experiments.emoji.compare FOLDER [--seeds 3] [--budgets 75% 50%]
+    python -m experiments.emoji.compare FOLDER [--seeds 3] [--budgets 75% 50%] [--prompts 256]
 
 For every seed and budget: the blocks that Algorithm 1 removes (and copies), three random draws,
 BK-SDM's hand rule and the blocks of most latency first. Each removes blocks until the predicted
@@ -13,6 +13,7 @@ FOLDER/table.md. Killed at any moment, the same command goes on.
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,10 @@ from nas.evolution import (
     Validate,
     actions,
 )
-from nas.journal import Journal
+from nas.journal import Journal, read
 from nas.perform import Performer
 from nas.recipe import Recipe, Search
-from nas.search import search
+from nas.search import replay, search
 from search_spaces.unet import Copy, Remove
 
 Edits = tuple[Remove | Copy, ...]
@@ -73,15 +74,16 @@ class Selections:
             return (Profile(),)
         if not state.reference:
             return (Reference(),)
-        number = state.current
-        if number != 1 and (waiting := self._judge(state, number)):
-            return waiting
-        if number == 0:
+        for number in range(len(state.networks)):
+            if number != 1 and (waiting := self._judge(state, number)):
+                return waiting
+        if state.current == 0:
             return (Train(1, 0, (), "robust"),)
         chosen = list(self.choices(self.evolution, state).values())
-        if number - 1 == len(chosen):
+        done = state.current - 1
+        if done == len(chosen):
             return ()
-        return (Train(number + 1, 1, chosen[number - 1], "recovery"),)
+        return (Train(state.current + 1, 1, chosen[done], "recovery"),)
 
     def _judge(self, state: State, number: int) -> tuple[Task, ...]:
         waiting: list[Task] = []
@@ -101,15 +103,18 @@ def main(
     seeds: int = 3,
     budgets: tuple[str, ...] = ("75%", "50%"),
     prompts: int = 256,
-    recovery_steps: int = 240,
 ) -> None:
     rows = []
     for seed in range(seeds):
+        first = folder / f"seed{seed}" / f"search-{budgets[0].strip('%')}"
         for budget in budgets:
-            recipe = _recipe(seed, budget, prompts, recovery_steps)
-            place = folder / f"seed{seed}-{budget.strip('%')}"
-            found = searched(recipe, place / "search")
-            state, names = selected(recipe, place / "selections", found)
+            recipe = _recipe(seed, budget)
+            place = folder / f"seed{seed}"
+            found = searched(recipe, place / f"search-{budget.strip('%')}", first)
+            judged = dataclasses.replace(
+                recipe, sampling=dataclasses.replace(recipe.sampling, prompts=prompts)
+            )
+            state, names = selected(judged, place / f"choices-{budget.strip('%')}", first, found)
             rows += table_rows(state, names, seed, budget)
             (folder / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
             text = table(rows)
@@ -117,15 +122,10 @@ def main(
             print(text, flush=True)
 
 
-def _recipe(seed: int, budget: str, prompts: int, recovery_steps: int) -> Recipe:
+def _recipe(seed: int, budget: str) -> Recipe:
     plain = default()
-    return dataclasses.replace(
-        plain,
-        seed=seed,
-        search=dataclasses.replace(plain.search, budget=budget),
-        sampling=dataclasses.replace(plain.sampling, prompts=prompts),
-        training=dataclasses.replace(plain.training, recovery_steps=recovery_steps),
-    )
+    search = dataclasses.replace(plain.search, budget=budget)
+    return dataclasses.replace(plain, seed=seed, search=search)
 
 
 def _header(recipe: Recipe) -> dict[str, Any]:
@@ -141,21 +141,38 @@ def _evolution(performer: Performer, settings: Search) -> Evolution:
     )
 
 
-def searched(recipe: Recipe, folder: Path) -> Edits:
-    """The edits that Algorithm 1 makes."""
+def shared(journal: Journal, folder: Path, first: Path, kinds: tuple[type[Task], ...]) -> None:
+    """Gives a new journal what the first search of this seed already did before it decided."""
+    if folder == first or tuple(journal):
+        return
+    shutil.copytree(first / "networks" / "1", folder / "networks" / "1", dirs_exist_ok=True)
+    for task, outcome in read(first / "journal.jsonl")[1]:
+        if isinstance(task, Evolve):
+            break
+        if isinstance(task, kinds):
+            journal.append(task, outcome)
+
+
+def searched(recipe: Recipe, folder: Path, first: Path) -> Edits:
+    """The edits that Algorithm 1 makes, up to its recovery."""
     performer = Performer(recipe, folder)
     strategy = _evolution(performer, recipe.search)
-    edits: list[Remove | Copy] = []
     with Journal(folder / "journal.jsonl", _header(recipe)) as journal:
-        for done in search(strategy, performer, journal):
-            print(f"{folder.parent.name}: {done.task}", flush=True)
-        for task, outcome in journal:
-            if isinstance(task, Evolve):
-                edits += actions(outcome)
-    return tuple(edits)
+        shared(journal, folder, first, (Profile, Reference, Score, Train))
+        state = replay(strategy, journal)
+        for done in () if _finished(state) else search(strategy, performer, journal):
+            print(f"{folder}: {done.task}", flush=True)
+            state = done.state
+            if _finished(state):
+                break
+    return tuple(edit for outcome in state.decisions.values() for edit in actions(outcome))
 
 
-def selected(recipe: Recipe, folder: Path, found: Edits) -> tuple[State, list[str]]:
+def _finished(state: State) -> bool:
+    return any(outcome["finished"] for outcome in state.decisions.values())
+
+
+def selected(recipe: Recipe, folder: Path, first: Path, found: Edits) -> tuple[State, list[str]]:
     """The state after every choice was recovered and judged, and the choices' names in order."""
     performer = Performer(recipe, folder)
     evolution = _evolution(performer, recipe.search)
@@ -172,11 +189,10 @@ def selected(recipe: Recipe, folder: Path, found: Edits) -> tuple[State, list[st
 
     strategy = Selections(evolution, choices)
     with Journal(folder / "journal.jsonl", _header(recipe)) as journal:
-        state = strategy.init()
-        for task, outcome in journal:
-            state = strategy.tell(state, task, outcome)
+        shared(journal, folder, first, (Profile, Train))
+        state = replay(strategy, journal)
         for done in search(strategy, performer, journal):
-            print(f"{folder.parent.name}: {done.task}", flush=True)
+            print(f"{folder}: {done.task}", flush=True)
             state = done.state
     return state, list(choices(evolution, state))
 
