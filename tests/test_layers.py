@@ -18,7 +18,7 @@ LAYERS = {
     },
     "nas": {"nas", "latency_models", "search_spaces"},
 }
-OURS = {*LAYERS, "experiments", "tests", "ray"}
+OURS = {*LAYERS, "experiments", "benchmarks", "tests", "ray"}
 
 
 def imports(text: str) -> Iterator[str]:
