@@ -13,7 +13,6 @@ def main() -> None:
     if "GLIBC_TUNABLES" not in os.environ and sys.platform == "linux":
         os.environ.update(_TUNABLES)
         os.execv(sys.executable, [sys.executable, "-m", "nas", *sys.argv[1:]])
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # It says that PyTorch is missing.
     from nas.commands import run  # JAX reads the environment when it is imported.
 
     sys.exit(run(sys.argv[1:]))
