@@ -10,6 +10,7 @@ concept) cells and of held-out concepts find their captions.
 import functools
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -213,7 +214,25 @@ def augmented(rgba: jax.Array, key: jax.Array) -> jax.Array:
     return _augment(rgba.astype(jnp.float32), jax.random.split(key, len(rgba)))
 
 
-def retrieval(pictures: Pictures, split: str, weights, image, text, tokens) -> str:
+class Retrieval(NamedTuple):
+    """How well held-out pictures find their captions."""
+
+    pictures: int
+    captions: int
+    recall_1: float  # Share of pictures whose own caption is the nearest.
+    recall_5: float
+    auc: float  # Probability that a matched caption is nearer than a mismatched one.
+    matched: float  # Mean cosine.
+    mismatched: float
+
+    def __str__(self) -> str:
+        return (
+            f"R@1 {self.recall_1:.3f} R@5 {self.recall_5:.3f} of {self.captions}, "
+            f"AUC {self.auc:.3f}, cosine {self.matched:.3f} against {self.mismatched:.3f}"
+        )
+
+
+def retrieval(pictures: Pictures, split: str, weights, image, text, tokens) -> Retrieval:
     """Recall of the caption of every held-out picture, matched against mismatched.
 
     The candidates are the captions of all concepts (of the held-out ones for `val_concept`), put in
@@ -241,10 +260,14 @@ def retrieval(pictures: Pictures, split: str, weights, image, text, tokens) -> s
         matched += list(own)
         mismatched += list(cosines[:, :: max(1, len(names) // 50)].ravel())
     ranks, matched, mismatched = map(np.array, (ranks, matched, mismatched))
-    auc = np.mean(matched[:, None] > np.random.default_rng(0).choice(mismatched, 2000))
-    return (
-        f"R@1 {np.mean(ranks < 1):.3f} R@5 {np.mean(ranks < 5):.3f} of {len(first)}, "
-        f"AUC {auc:.3f}, cosine {matched.mean():.3f} against {mismatched.mean():.3f}"
+    return Retrieval(
+        pictures=len(ranks),
+        captions=len(first),
+        recall_1=float(np.mean(ranks < 1)),
+        recall_5=float(np.mean(ranks < 5)),
+        auc=float(np.mean(matched[:, None] > np.random.default_rng(0).choice(mismatched, 2000))),
+        matched=float(matched.mean()),
+        mismatched=float(mismatched.mean()),
     )
 
 
