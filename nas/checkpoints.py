@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 
@@ -33,12 +35,13 @@ class Checkpoints:
             try:
                 # Orbax cuts and pads host arrays that are stored in another shape, so look first.
                 _same_shapes(manager.item_metadata(step), shapes)
-                return manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore
+                found = manager.restore(step, args=ocp.args.StandardRestore(shapes))  # pyright: ignore
             except Exception as error:  # Orbax raises many kinds for a damaged or foreign folder.
                 raise ValueError(
                     f"cannot read checkpoint {self.folder / str(step)}: {error}; "
                     "delete that folder to go on from the one before"
                 ) from error
+        return jax.tree.map(_uncommitted, found)
 
     def _manager(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -47,6 +50,15 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self.folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
+
+
+def _uncommitted(leaf: Any) -> Any:
+    """`leaf`, free to go to any device, as it was before it was saved.
+
+    Orbax ties arrays to their device, and JAX compiles a function again for every pattern of
+    tied and free arguments.
+    """
+    return jnp.asarray(np.asarray(leaf)) if isinstance(leaf, jax.Array) else leaf
 
 
 def _same_shapes(found: Any, wanted: Any) -> None:

@@ -33,6 +33,12 @@ def test_the_newest_checkpoint_is_read_to_the_bit(folder):
     assert jax.tree.structure(found) == jax.tree.structure(tree(0))
 
 
+def test_what_is_read_is_tied_to_no_device(folder):
+    """JAX compiles a function again for every pattern of tied and free arguments."""
+    found = Checkpoints(folder).latest({**tree(0), "a": jnp.zeros((3, 4))})
+    assert isinstance(found["a"], jax.Array) and not found["a"].committed
+
+
 def test_the_newest_few_are_kept(folder):
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["2", "3"]
 
