@@ -4,7 +4,8 @@
 
 - The evaluator on pictures it was not trained on: how often a picture finds its caption, and how
   well the cosine tells matched from mismatched captions.
-- The seed between the floor (real pictures with the wrong prompts) and the ceiling (real pictures).
+- The seed between the floor (real pictures with the wrong prompts) and the ceiling (real pictures),
+  on what it was trained on and on concepts it knows in the other style only.
 - The noise of a score at the number of prompts that the default search uses: its standard error,
   its spread over other noises, and the standard error of a difference, which is what blocks are
   sorted by, with and without common random numbers.
@@ -19,7 +20,8 @@ import tyro
 
 from experiments.emoji import clip
 from experiments.emoji.pictures import load
-from experiments.emoji.recipe import default, known
+from experiments.emoji.recipe import default
+from experiments.emoji.seed import STYLES
 from nas.diffusion.pipeline import Pipeline, tokenize
 from nas.perform import GUIDED, recall
 from nas.recipe import Recipe
@@ -34,7 +36,8 @@ def main() -> None:
     space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
     supernet = Supernet(space.seed, space.inputs)
     print("\n".join(evidence(evaluator)), "\n")
-    print("\n".join(quality(recipe, pipeline, evaluator, supernet)), "\n")
+    for split in ("train", "val_combo"):
+        print("\n".join(quality(recipe, pipeline, evaluator, supernet, split)), "\n")
     print("\n".join(noise(recipe, pipeline, evaluator, supernet, space)))
 
 
@@ -65,11 +68,12 @@ def evidence(evaluator: Evaluator) -> list[str]:
 
 
 def quality(
-    recipe: Recipe, pipeline: Pipeline, evaluator: Evaluator, supernet: Supernet
+    recipe: Recipe, pipeline: Pipeline, evaluator: Evaluator, supernet: Supernet, split: str
 ) -> list[str]:
-    """The seed on the prompts of every picture it was trained on, against those pictures."""
+    """The seed on the prompts of a split, in the styles it knows, against its pictures."""
+    pictures = load().of(split, styles=STYLES)
     # Shuffled, as neighbours are pictures of one concept.
-    pictures = known().take(np.random.default_rng(0).permutation(len(known())))
+    pictures = pictures.take(np.random.default_rng(0).permutation(len(pictures)))
     scorer = _scorer(recipe, pipeline, evaluator, pictures.prompts, recipe.seed)
     prompts, count = scorer.embedded_prompts, len(scorer.prompts)
     embed = jax.jit(evaluator.embed_pixels)
@@ -77,7 +81,7 @@ def quality(
     parts = np.array_split(pixels, count // recipe.sampling.batch)
     real = np.concatenate([embed(evaluator.weights, jnp.asarray(part)) for part in parts])
     made = _embedded(scorer, supernet, pipeline, supernet.keep(supernet.spec))
-    lines = [f"| {count} prompts | cosine | R@1 | R@5 |", "|---|---|---|---|"]
+    lines = [f"| {count} prompts, {split} | cosine | R@1 | R@5 |", "|---|---|---|---|"]
     rows = {
         "real pictures, the wrong prompts": np.roll(real, 1, axis=0),
         "seed": made,
