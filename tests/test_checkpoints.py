@@ -36,6 +36,7 @@ def test_the_newest_checkpoint_is_read_to_the_bit(folder):
 def test_what_is_read_is_tied_to_no_device(folder):
     """JAX compiles a function again for every pattern of tied and free arguments."""
     found = Checkpoints(folder).latest({**tree(0), "a": jnp.zeros((3, 4))})
+    assert found is not None
     assert isinstance(found["a"], jax.Array) and not found["a"].committed
 
 

@@ -19,6 +19,7 @@ from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import Autoencoder
 from nas.diffusion.folders import DIFFUSERS_WEIGHTS, write_json, write_weights
 from nas.training import Trainer, adamw
+from search_spaces.model import Weights
 
 CONFIG = {
     "_class_name": "AutoencoderKL",
@@ -79,11 +80,16 @@ def main(folder: Path, /, *, steps: int = 4000, save_every: int = 500) -> None:
     moments = jax.jit(model.moments)
     train_mean, _ = moments(weights, over(rgba[::8], np.ones(3, np.float32)))
     scale = float(1 / jnp.std(train_mean))
-    restored = jnp.clip(model.decode(weights, model.encode(weights, jnp.asarray(held_out))), -1, 1)
-    error = jnp.mean(((restored - held_out) / 2) ** 2, axis=(1, 2, 3))
-    print(f"held-out concepts: {jnp.mean(-10 * jnp.log10(error)):.1f} dB; scale {scale:.4f}")
+    print(f"held-out concepts: {fidelity(model, weights, held_out):.1f} dB; scale {scale:.4f}")
     write_json(folder / "vae" / "config.json", {**CONFIG, "scaling_factor": scale})
     write_weights(folder / "vae" / DIFFUSERS_WEIGHTS, weights)
+
+
+def fidelity(model: Autoencoder, weights: Weights, pixels: np.ndarray) -> float:
+    """Mean peak signal-to-noise ratio of what the autoencoder makes of pictures, in dB."""
+    restored = model.decode(weights, model.encode(weights, jnp.asarray(pixels)))
+    error = jnp.mean(((jnp.clip(restored, -1, 1) - pixels) / 2) ** 2, axis=(1, 2, 3))
+    return float(jnp.mean(-10 * jnp.log10(error)))
 
 
 if __name__ == "__main__":
