@@ -58,11 +58,12 @@ class EveryRemoval:
         for task in (*before, *after):
             if (task.number, task.removed) not in state.scores:
                 return (task,)
-        tried = state.current - 1
-        if tried == len(self.blocks):
+        # The first recovers with nothing removed: what the others are compared with.
+        tried = [(), *((Remove(block),) for block in self.blocks)]
+        made = state.current - 1
+        if made == len(tried):
             return ()
-        removal = Remove(self.blocks[tried])
-        return (Train(state.current + 1, 1, (removal,), "recovery"),)
+        return (Train(state.current + 1, 1, tried[made], "recovery"),)
 
 
 def main(folder: Path, /, *, recovery_steps: int = 40, prompts: int = 128) -> None:
@@ -87,7 +88,8 @@ def lost(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """The trained network's score, and what each removal loses before and after recovery.
 
-    Losses are `[blocks, prompts]`, both from the network that nothing was removed from.
+    Losses are `[blocks, prompts]`: from the network that nothing was removed from, which has
+    recovered as well where the others have.
     """
     plain = default()
     recipe = dataclasses.replace(
@@ -98,14 +100,17 @@ def lost(
     performer = Performer(recipe, folder)
     space: UNetSpace = performer.space
     strategy = EveryRemoval(Evolution(space, 1.0))
-    header = {"skip": skip, "recovery_steps": recovery_steps, "prompts": prompts}
+    settings = {
+        name: dataclasses.asdict(getattr(recipe, name)) for name in ("sampling", "training")
+    }
+    header = {"pipeline": str(recipe.pipeline), "seed": recipe.seed, "settings": settings}
     with Journal(folder / "journal.jsonl", header) as journal:
         for done in search(strategy, performer, journal):
             print(f"{folder.name}: {done.task}", flush=True)
         state = replay(strategy, journal)
-    whole = np.array(state.scores[1, None])
+    whole, recovered = (np.array(state.scores[number, None]) for number in (1, 2))
     before = [whole - state.scores[1, block] for block in strategy.blocks]
-    after = [whole - state.scores[number, None] for number in range(2, len(state.networks))]
+    after = [recovered - state.scores[number, None] for number in range(3, len(state.networks))]
     return float(whole.mean()), np.array(before), np.array(after)
 
 
