@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,8 +61,7 @@ def over(rgba: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 def load(folder: Path = DATA) -> Pictures:
     """All pictures but flags and symbols."""
-    concepts = [json.loads(line) for line in (folder / "concepts.jsonl").open()]
-    rows = [json.loads(line) for line in (folder / "captions.jsonl").open()]
+    concepts, rows = _lines(folder / "concepts.jsonl"), _lines(folder / "captions.jsonl")
     with np.load(folder / "images_32.npz") as arrays:
         rgba = arrays["images"]
     kept = [row["index"] for row in rows if concepts[row["concept"]].get("group") not in DROPPED]
@@ -75,3 +75,8 @@ def load(folder: Path = DATA) -> Pictures:
         np.array([row["style"] for row in rows]),
         np.array([row["split"] for row in rows]),
     )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    with path.open() as file:
+        return [json.loads(line) for line in file]
