@@ -17,7 +17,8 @@ from search_spaces.values import encode
 class Device:
     """Measurements mix only if their devices are equal.
 
-    `cores` are those the process may use, `flags` XLA's, and `precision` that of matrix products.
+    `cores` are those the process may use, `flags` XLA's, `tunables` the C library's, whose
+    allocator large arrays depend on, and `precision` that of matrix products.
     """
 
     platform: str
@@ -25,6 +26,7 @@ class Device:
     cpu: str
     cores: int
     flags: str
+    tunables: str
     precision: str
     python: str
     jax: str
@@ -47,6 +49,7 @@ def local() -> Device:
         cpu=_cpu(),
         cores=_cores(),
         flags=" ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
+        tunables=os.environ.get("GLIBC_TUNABLES", ""),
         precision=_precision() or "default",
         python=platform.python_version(),
         jax=jax.__version__,

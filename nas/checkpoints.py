@@ -22,6 +22,12 @@ class Checkpoints:
         with self._manager() as manager:
             manager.save(step, args=ocp.args.StandardSave(tree))  # pyright: ignore
 
+    @property
+    def newest(self) -> int | None:
+        """The number of the newest checkpoint, or `None` where there is none."""
+        with self._manager() as manager:
+            return manager.latest_step()
+
     def latest(self, like: Any) -> Any | None:
         """The newest checkpoint, shaped as `like`, or `None` where there is none.
 
@@ -39,7 +45,7 @@ class Checkpoints:
             except Exception as error:  # Orbax raises many kinds for a damaged or foreign folder.
                 raise ValueError(
                     f"cannot read checkpoint {self.folder / str(step)}: {error}; "
-                    "delete that folder to go on from the one before"
+                    "delete that folder to go on from what was saved before it"
                 ) from error
         return jax.tree.map(_uncommitted, found)
 

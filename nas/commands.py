@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from latency_models.latency import UnknownCall
 from nas import recipe as recipes
 from nas.diffusion.pipeline import Pipeline
-from nas.evolution import Evolution
+from nas.evolution import Evolution, Profile
 from nas.journal import Journal, read
 from nas.perform import GUIDED, Performer
 from nas.progress import Live
@@ -31,8 +32,8 @@ RECIPE is an import path, by default {DEFAULT}.
 """
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM came."""
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came. No `except Exception` on the way out may take it for a failure."""
 
 
 def run(arguments: list[str]) -> int:
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> int:
         signal.signal(number, _interrupt)
     try:
         return commands[arguments[0]](arguments[1:])
-    except ValueError as error:
+    except (ValueError, OSError, UnknownCall) as error:
         print(f"nas: {error}", file=sys.stderr)
         return 1
     except Interrupted:
@@ -114,8 +115,9 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     performer = Performer(recipe, settings.out, live.watch)
     strategy = evolution(recipe.search, performer.space)
     with Journal(settings.out / "journal.jsonl", settings.header(path)) as journal, live:
+        _same_device(journal, recipe)
         state = replay(strategy, journal)
-        if not strategy.ask(state) and (settings.out / "report.html").exists():
+        if not strategy.ask(state) and performer.delivered:
             return _already_finished(settings.out, strategy)
         live.begin(strategy, state, resumed=len(journal))
         for done in search(strategy, performer, journal):
@@ -130,8 +132,25 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     return 0 if story.kept else 1
 
 
+def _same_device(journal: Journal, recipe: Recipe) -> None:
+    """Raises `ValueError` if the journal's latencies are another device's."""
+    there = next((found for task, found in journal if isinstance(task, Profile)), None)
+    if there is None:
+        return
+    there, here = there["provenance"], recipe.bench.provenance
+    differing = [name for name in here | there if here.get(name) != there.get(name)]
+    if differing:
+        shown = "; ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in differing)
+        raise ValueError(
+            f"{journal.path} has latencies of another device or other software ({shown}), "
+            "which must not be mixed with this one's; go on there, or choose another folder"
+        )
+
+
 def _already_finished(folder: Path, strategy: Evolution) -> int:
     story = Story.read(folder, strategy)
+    if not (folder / "report.html").exists():
+        page.write(story)
     print(f"{page.summary(story)}\n\n{folder} holds this finished search, which is left as it is.")
     print("To search anew, choose another folder with --out, or delete this one.")
     return 0 if story.kept else 1
@@ -151,7 +170,11 @@ def report_command(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     header, _ = journal_of(folder)
     pipeline = Pipeline.load(Path(header["pipeline"]))
-    limit = Search(**header["settings"]["search"])
+    try:
+        limit = Search(**header["settings"]["search"])
+    except (TypeError, LookupError) as error:
+        path = folder / "journal.jsonl"
+        raise ValueError(f"{path} has settings of another version: {error}") from None
     space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
     story = Story.read(folder, evolution(limit, space))
     print(f"{page.summary(story)}\n\nreport    {page.write(story)}")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from nas.diffusion.autoencoder import decoder_program, latents_shape
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import Pipeline
+from nas.diffusion.samplers import from_config
 from nas.evolution import (
     Evolve,
     Measure,
@@ -71,7 +73,7 @@ class Performer:
         self.recipe, self.folder, self.watch = recipe, folder, watch
         self.pipeline = Pipeline.load(recipe.pipeline)
         self.evaluator = Evaluator.load(recipe.evaluator)
-        _check(recipe)
+        _check(recipe, self.pipeline)
         self.space = UNetSpace(self.pipeline.spec, self.pipeline.inputs(GUIDED))
         # By program, as specs that differ only in the names of their weights are equal.
         self._supernets: dict[Program, Supernet] = {}
@@ -157,26 +159,46 @@ class Performer:
             like = supernet.restrict(supernet.model.shapes, spec)
             saved = Checkpoints(self.folder / "networks" / str(number)).latest(like)
             if saved is None:
-                raise ValueError(
-                    f"the weights of network {number} are gone from {self.folder / 'networks'}; "
-                    "delete the folder to search anew"
-                )
+                saved = supernet.restrict(self._as_trained(supernet, number), spec)
             self._weights = {number: saved}
         return supernet.lift(self._weights[number])
 
+    def _as_trained(self, supernet: Supernet, number: int) -> Weights:
+        """The weights of network `number` from the last checkpoint of its training."""
+        checkpoints = Checkpoints(self.folder / "training" / str(number))
+        if (steps := checkpoints.newest) is None:
+            raise ValueError(
+                f"the weights of network {number} are gone from {self.folder}; "
+                "delete that folder to search anew"
+            )
+        trainer = self._trainer(supernet)
+        # A checkpoint before the last has more losses than steps, and is refused for it.
+        like = (jax.eval_shape(trainer.start, supernet.model.shapes), np.zeros(steps, np.float32))
+        at, _ = checkpoints.latest(like)  # pyright: ignore[reportGeneralTypeIssues]
+        return trainer.average(at)
+
+    @property
+    def delivered(self) -> bool:
+        """Whether `deliver` has ended."""
+        return (self.folder / "pipeline").exists()
+
     def deliver(self, state: State) -> None:
-        """Writes the pipeline with the search's last network, and pictures before and after."""
+        """Writes pictures before and after, then the pipeline with the search's last network."""
         number = state.current
         spec = state.networks[number].spec
         supernet = self.supernet(state.networks[number].supernet)
         weights = self.weights(state, number)
-        self.pipeline.save(self.folder / "pipeline", spec, supernet.restrict(weights, spec))
         seed = (supernet.lift(self.pipeline.unet), self.pipeline.spec)
         shown = list(self.scorer.prompts[:SHOWN])
         write_json(self.folder / "pictures" / "prompts.json", {"prompts": shown})
         for name, (w, s) in {"before": seed, "after": (weights, spec)}.items():
-            pictures = self.scorer.pictures(supernet, w, supernet.keep(s))
-            write_grid(self.folder / "pictures" / f"{name}.png", pictures[:SHOWN])
+            pictures = self.scorer.pictures(supernet, w, supernet.keep(s), count=len(shown))
+            write_grid(self.folder / "pictures" / f"{name}.png", pictures)
+        draft = self.folder / ".pipeline"
+        shutil.rmtree(draft, ignore_errors=True)
+        self.pipeline.save(draft, spec, supernet.restrict(weights, spec))
+        shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
+        draft.rename(self.folder / "pipeline")
 
     # Latency.
 
@@ -236,7 +258,8 @@ class Performer:
         sampling = self.recipe.sampling
         pixels = self.recipe.references()[: sampling.prompts]
         embed = jax.jit(self.evaluator.embed_pixels)
-        images = np.asarray(embed(self.evaluator.weights, jnp.asarray(pixels)))
+        parts = np.split(pixels, len(pixels) // sampling.batch)
+        images = np.concatenate([embed(self.evaluator.weights, jnp.asarray(p)) for p in parts])
         prompts = self.scorer.embedded_prompts
         return {
             "real": (images * prompts).sum(-1).tolist(),
@@ -285,7 +308,8 @@ class Performer:
         checkpoints = Checkpoints(self.folder / "training" / str(task.number))
         at, losses = checkpoints.latest(run) or run
         losses = np.array(losses)
-        seed = 1000 * self.recipe.seed + task.number
+        # By the parent, so that children of one network are trained on the same batches.
+        seed = 1000 * self.recipe.seed + task.parent + 1
         for at, loss in trainer.run(
             at,
             self._batches(supernet, edited.spec, task.objective, seed),
@@ -294,6 +318,11 @@ class Performer:
             seed=seed,
         ):
             done = int(at.step)
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the training of network {task.number} diverged: its loss is {float(loss)} "
+                    f"at step {done} of {steps}; ask for a lower --training.rate"
+                )
             losses[done - 1] = loss
             self.watch(f"train, loss {float(loss):.3f}", done / steps)
             if done % settings.save_every == 0 or done == steps:
@@ -342,9 +371,10 @@ class Performer:
         )
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, pipeline: Pipeline) -> None:
     """Raises `ValueError` on settings that would fail only after minutes."""
     sampling = recipe.sampling
+    from_config(pipeline.scheduler_config, sampling.steps, kind=sampling.sampler)
     if sampling.prompts > len(recipe.prompts):
         raise ValueError(
             f"the recipe has {len(recipe.prompts)} prompts, "

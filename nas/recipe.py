@@ -16,6 +16,13 @@ from latency_models.bench import Bench
 Pictures: TypeAlias = tuple[np.ndarray, Sequence[str]]
 
 
+def _check(settings: object, allowed: str, **valid: bool) -> None:
+    """Raises `ValueError` naming the first setting that is not valid."""
+    wrong = next((name for name, fine in valid.items() if not fine), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong} is {getattr(settings, wrong)}; it must be {allowed}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How pictures are made to be scored."""
@@ -30,6 +37,10 @@ class Sampling:
     """Scale of classifier-free guidance; 1 is none."""
     sampler: str | None = None
     """Class of diffusers that names the sampler; by default the pipeline's own."""
+
+    def __post_init__(self) -> None:
+        _check(self, "two or more, as a score needs a spread", prompts=self.prompts > 1)
+        _check(self, "one or more", batch=self.batch > 0, steps=self.steps > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +66,13 @@ class Training:
     save_every: int = 50
     """Steps between checkpoints."""
 
+    def __post_init__(self) -> None:
+        counts = ("robust_steps", "between_steps", "recovery_steps", "batch", "save_every")
+        _check(self, "one or more", **{name: getattr(self, name) > 0 for name in counts})
+        _check(self, "positive", rate=self.rate > 0)
+        _check(self, "at least 0 and below 1", skip=0 <= self.skip < 1)
+        _check(self, "at least 0 and below 1", average=0 <= self.average < 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Search:
@@ -68,6 +86,10 @@ class Search:
     """Rounds of scoring, at most; the last removes all that the budget asks for."""
     caution: float = 1.0
     """Standard errors by which the budget, and a copy's worth, must be certain."""
+
+    def __post_init__(self) -> None:
+        _check(self, "one or more", group=self.group > 0, rounds=self.rounds > 0)
+        _check(self, "zero or more", caution=self.caution >= 0)
 
     def limit(self) -> tuple[float, str]:
         """The budget's number and unit, "ms" or "share". Raises `ValueError` on anything else."""

@@ -116,20 +116,21 @@ class Scorer:
         return np.asarray(self._inputs.prompt)
 
     def pictures(
-        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray], *, count: int
     ) -> np.ndarray:
-        """The pictures that are scored, `[prompts, height, width, 3]` in [-1, 1]."""
-        return np.concatenate([pixels for _, pixels in self._run(supernet, weights, keep)])
+        """The first `count` pictures that are scored, `[count, height, width, 3]` in [-1, 1]."""
+        made = self._run(supernet, weights, keep, count)
+        return np.concatenate([pixels for _, pixels in made])[:count]
 
     def embedded(
         self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
     ) -> Iterator[np.ndarray]:
         """Yields the evaluator's embeddings of the pictures, `[batch, projection]` at a time."""
-        for embedded, _ in self._run(supernet, weights, keep):
+        for embedded, _ in self._run(supernet, weights, keep, len(self.prompts)):
             yield np.asarray(embedded)
 
     def _run(
-        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray], count: int
     ) -> Iterator[tuple[jax.Array, jax.Array]]:
         if supernet not in self._programs:
             self._programs[supernet] = self._compile(supernet)
@@ -149,7 +150,7 @@ class Scorer:
             )
 
         with ThreadPoolExecutor(_WORKERS) as pool:
-            yield from pool.map(run, range(0, len(self.prompts), self._batch))
+            yield from pool.map(run, range(0, count, self._batch))
 
     def _compile(self, supernet: Supernet) -> Callable[..., tuple[jax.Array, jax.Array]]:
         autoencoder, evaluator = self._pipeline.autoencoder, self._evaluator

@@ -1,11 +1,12 @@
 """The search loop: ask what to do, do it, write it down."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from nas.evolution import Network, Outcome, State, Task, Train
-from nas.journal import Journal
+from nas.journal import Entry, Journal
 
 
 class Strategy(Protocol):
@@ -41,11 +42,27 @@ class Done(NamedTuple):
     state: State
 
 
+def states(strategy: Strategy, path: Path, entries: Iterable[Entry]) -> Iterator[State]:
+    """Yields the state after each entry of the journal at `path`.
+
+    Raises `ValueError` naming the line that does not follow from those before it.
+    """
+    state = strategy.init()
+    for number, (task, outcome) in enumerate(entries, 2):
+        try:
+            state = strategy.tell(state, task, outcome)
+        except (AttributeError, AssertionError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} does not follow from those before it "
+                f"({type(error).__name__}: {error}); it is damaged or another version's"
+            ) from error
+        yield state
+
+
 def replay(strategy: Strategy, journal: Journal) -> State:
     """The state that the journal's entries lead to."""
-    return functools.reduce(
-        lambda state, entry: strategy.tell(state, *entry), journal, strategy.init()
-    )
+    found = states(strategy, journal.path, journal)
+    return functools.reduce(lambda _, state: state, found, strategy.init())
 
 
 def search(strategy: Strategy, perform: Perform, journal: Journal) -> Iterator[Done]:

@@ -1,9 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from nas.checkpoints import Checkpoints
+from nas.commands import Interrupted
 from tests import drawn
 
 
@@ -76,6 +78,19 @@ def test_a_damaged_checkpoint_is_an_error_that_names_its_folder(folder, how):
     damage(folder, how)
     with pytest.raises(ValueError, match=r"cannot read checkpoint .*/checkpoints/3: .*delete"):
         Checkpoints(folder).latest(tree(0))
+
+
+def test_an_interruption_is_not_taken_for_damage(folder, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", interrupted)
+    with pytest.raises(Interrupted):
+        Checkpoints(folder).latest(tree(0))
+
+
+def test_the_newest_is_the_last_that_was_saved(folder, tmp_path):
+    assert Checkpoints(folder).newest == 3 and Checkpoints(tmp_path / "none").newest is None
 
 
 def test_deleting_the_damaged_checkpoint_goes_on_from_the_one_before(folder):

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from nas.recipe import Recipe, Search, load
+from nas.recipe import Recipe, Sampling, Search, Training, load
 from tests import tiny
 
 
@@ -39,6 +39,26 @@ def test_a_budget_is_a_share_or_milliseconds(budget, limit):
 def test_any_other_budget_is_an_error_that_says_what_is_possible(budget):
     with pytest.raises(ValueError, match=r"is neither milliseconds \('12\.5ms'\) nor a share"):
         Search(budget=budget).limit()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sampling(prompts=1), "prompts is 1; it must be two or more"),
+        (lambda: Sampling(batch=0), "batch is 0; it must be one or more"),
+        (lambda: Sampling(steps=-1), "steps is -1"),
+        (lambda: Training(robust_steps=0), "robust_steps is 0"),
+        (lambda: Training(save_every=0), "save_every is 0"),
+        (lambda: Training(rate=0.0), "rate is 0.0; it must be positive"),
+        (lambda: Training(skip=1.0), "skip is 1.0; it must be at least 0 and below 1"),
+        (lambda: Training(average=-0.1), "average is -0.1"),
+        (lambda: Search(group=0), "group is 0"),
+        (lambda: Search(caution=-1.0), "caution is -1.0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_recipe_is_what_a_function_returns():

@@ -1,6 +1,8 @@
 """A search that is stopped, killed or cut goes on as if nothing had happened."""
 
+import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +157,57 @@ def test_a_finished_search_can_be_delivered_again(finished, tmp_path):
 
 def test_weights_that_are_gone_are_an_error_that_names_their_folder(finished, tmp_path):
     recipe, _, state = finished
-    with pytest.raises(ValueError, match=r"weights of network \d are gone from .*networks"):
+    with pytest.raises(ValueError, match=rf"weights of network \d are gone from {tmp_path}"):
         Performer(recipe, tmp_path).weights(state, state.current)
+
+
+def test_weights_that_are_gone_are_those_at_the_end_of_their_training(finished, tmp_path):
+    recipe, folder, state = finished
+    wanted = Performer(recipe, folder).weights(state, state.current)
+    shutil.copytree(folder / "training", tmp_path / "training")
+    found = Performer(recipe, tmp_path).weights(state, state.current)
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_search_is_delivered_when_all_of_its_pipeline_is_there(finished, tmp_path, monkeypatch):
+    recipe, folder, state = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "pipeline")
+    performer = Performer(recipe, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("nas.diffusion.pipeline.write_weights", _die)
+        with pytest.raises(Killed):
+            performer.deliver(state)
+    assert not performer.delivered
+    performer.deliver(state)
+    assert performer.delivered
+    assert (
+        Pipeline.load(tmp_path / "pipeline").unet.keys()
+        == tiny.shapes(SPACE, state.networks[-1].spec).keys()
+    )
+
+
+def _die(*_: object) -> None:
+    raise Killed
+
+
+def test_a_training_that_diverges_says_so(folders, tmp_path):
+    recipe = tiny.recipe(folders)
+    training = dataclasses.replace(recipe.training, rate=1e30)
+    with pytest.raises(ValueError, match=r"training of network 1 diverged: .*at step \d+ of"):
+        steps(dataclasses.replace(recipe, training=training), tmp_path)
+
+
+def test_an_entry_that_does_not_follow_is_one_clear_error(tmp_path, whole):
+    path = tmp_path / "journal.jsonl"
+    first, *_, last = whole.splitlines(keepends=True)
+    path.write_bytes(first + last)
+    with (
+        Journal(path, {"seed": 0}) as journal,
+        pytest.raises(ValueError, match="line 2 does not follow"),
+    ):
+        replay(STRATEGY, journal)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from nas.evolution import (
     Train,
     actions,
 )
+from nas.search import states
 from search_spaces.blocks import ResNet, Transformer
 from search_spaces.ops import Call, model, output
 from search_spaces.program import calls as program_calls
@@ -152,14 +153,7 @@ class Story:
         path = folder / "journal.jsonl"
         header, entries = journal.read(path)
         state, foreseen = strategy.init(), {}
-        for number, (task, outcome) in enumerate(entries, 2):
-            try:
-                state = strategy.tell(state, task, outcome)
-            except (AttributeError, AssertionError, LookupError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number} does not follow from those before it "
-                    f"({type(error).__name__}: {error}); it is damaged or another version's"
-                ) from error
+        for (task, _), state in zip(entries, states(strategy, path, entries), strict=True):
             if isinstance(task, Train):
                 foreseen[task.number] = strategy.predict(state, state.networks[-1].spec)
         return cls(folder, header, entries, strategy, state, foreseen)
