@@ -27,12 +27,15 @@ class Batch(NamedTuple):
 
 
 def denoising(supernet: Supernet, schedule: Schedule) -> Loss:
-    """Mean squared error of the network's prediction, over noise and all diffusion steps."""
+    """Mean squared error of the network's prediction, over noise and all diffusion steps.
+
+    The network computes in the precision of its weights, the error in float32.
+    """
 
     def loss(weights: Weights, batch: Batch, key: jax.Array) -> jax.Array:
-        values, target = _noised(schedule, batch, key)
+        values, target = _noised(schedule, weights, batch, key)
         guess = supernet.model(weights, values, batch.keep)
-        return jnp.mean((guess - target) ** 2)
+        return jnp.mean((guess.astype(jnp.float32) - target) ** 2)
 
     return loss
 
@@ -48,7 +51,7 @@ def distillation(supernet: Supernet, schedule: Schedule) -> Loss:
     ends = supernet.stage_ends
 
     def loss(weights: Weights, batch: Batch, key: jax.Array) -> jax.Array:
-        values, target = _noised(schedule, batch, key)
+        values, target = _noised(schedule, weights, batch, key)
         guess, features = supernet.model(weights, values, batch.keep, also=ends)
 
         def disagreement(guess: jax.Array, features: dict[str, jax.Array]) -> jax.Array:
@@ -59,28 +62,31 @@ def distillation(supernet: Supernet, schedule: Schedule) -> Loss:
             return _relative(guess, wanted) + jnp.mean(jnp.stack(terms))
 
         extra = jax.lax.cond(batch.taught, disagreement, lambda *_: jnp.zeros(()), guess, features)
-        return jnp.mean((guess - target) ** 2) + extra
+        return jnp.mean((guess.astype(jnp.float32) - target) ** 2) + extra
 
     return loss
 
 
 def _relative(x: jax.Array, wanted: jax.Array) -> jax.Array:
+    x, wanted = x.astype(jnp.float32), wanted.astype(jnp.float32)
     return jnp.mean((x - wanted) ** 2) / (jnp.mean(wanted**2) + 1e-6)
 
 
 def _noised(
-    schedule: Schedule, batch: Batch, key: jax.Array
+    schedule: Schedule, weights: Weights, batch: Batch, key: jax.Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     x = jnp.asarray(batch.latents)
+    # Layers compute in the precision of what they read.
+    precision = next(iter(weights.values())).dtype
     for_time, for_noise = jax.random.split(key)
     # Stratified over the batch: the loss varies less from step to step.
     spread = (jnp.arange(len(x)) + jax.random.uniform(for_time, (len(x),))) / len(x)
     t = (spread * schedule.steps).astype(jnp.int32)
     noise = jax.random.normal(for_noise, x.shape)
     values = {
-        "sample": schedule.noised(x, noise, t),
+        "sample": schedule.noised(x, noise, t).astype(precision),
         "timestep": t,
-        "context": jnp.asarray(batch.contexts),
+        "context": jnp.asarray(batch.contexts, precision),
     }
     return values, schedule.target(x, noise, t)
 

@@ -1,4 +1,5 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,16 @@ class Oracle:
         a, s = self.schedule.at(t, clean.ndim)
         noise = (values["sample"] - a * clean) / s
         return self.schedule.target(clean, noise, t)
+
+
+@pytest.mark.parametrize("objective", [denoising, distillation])
+def test_low_precision_reaches_every_product_and_convolution(supernet, weights, objective):
+    half = {name: weight.astype(jnp.bfloat16) for name, weight in weights.items()}
+    batch = drawn_batches(supernet, teacher=(half, SPACE.seed), taught=True)(0)
+    loss = objective(supernet, SCHEDULES["v_prediction"])
+    text = str(jax.make_jaxpr(loss)(half, batch, KEY))
+    made = re.findall(r":(\w+)\[[\d,]*\] = (?:dot_general|conv_general_dilated)\[", text)
+    assert len(made) > 20 and set(made) == {"bf16"}
 
 
 @pytest.mark.parametrize("prediction", SCHEDULES)
