@@ -49,6 +49,19 @@ def test_a_lone_text_tower_may_leave_out_its_name(tmp_path):
     np.testing.assert_array_equal(found[name], content["norm.weight"])
 
 
+def test_attention_of_early_autoencoders_is_read_by_its_early_names(tmp_path):
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    content = {
+        f"attentions.0.{n}.weight": drawn.normal(i, 3, 2) for i, n in enumerate(names.values())
+    }
+    save_file(content, tmp_path / "vae.safetensors")
+    shapes = {f"attentions.0.{n}.kernel": jax.ShapeDtypeStruct((2, 3), "float32") for n in names}
+    found = read_weights(tmp_path / "vae.safetensors", shapes)
+    for ours, theirs in names.items():
+        kernel = content[f"attentions.0.{theirs}.weight"].T
+        np.testing.assert_array_equal(found[f"attentions.0.{ours}.kernel"], kernel)
+
+
 def test_weights_that_nobody_asks_for_are_not_read(path):
     assert read_weights(path, {"logit_scale": SHAPES["logit_scale"]}).keys() == {"logit_scale"}
 

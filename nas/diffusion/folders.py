@@ -1,7 +1,7 @@
 """Model folders as diffusers and transformers write them: `config.json` and safetensors."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from search_spaces.model import Weights, from_torch, to_torch, torch_name
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
+
+# Autoencoders saved before diffusers 0.16 call the layers of their attention so.
+_EARLIER = {
+    ".to_q.": ".query.",
+    ".to_k.": ".key.",
+    ".to_v.": ".value.",
+    ".to_out.0.": ".proj_attn.",
+}
 
 
 class Settings(dict[str, Any]):
@@ -67,9 +75,7 @@ def read_weights(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Weig
             names = set(file.keys())
             for name, shape in shapes.items():
                 on_disk = torch_name(name)
-                # transformers 5 leaves the tower's name out of a lone tower's weights.
-                short = on_disk.partition("text_model.")[2]
-                found = next((n for n in (on_disk, short) if n in names), None)
+                found = next((n for n in _spellings(on_disk) if n in names), None)
                 if found is None:
                     raise ValueError(f"{path} has no weight {on_disk}")
                 array = from_torch(name, file.get_tensor(found))
@@ -84,6 +90,16 @@ def read_weights(path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Weig
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no safetensors file, or damaged: {error}") from None
     return weights
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Yields the names that a weight may have on disk."""
+    yield name
+    # transformers 5 leaves the tower's name out of a lone tower's weights.
+    yield name.partition("text_model.")[2]
+    for ours, earlier in _EARLIER.items():
+        if ours in name:
+            yield name.replace(ours, earlier)
 
 
 def write_weights(path: Path, weights: Mapping[str, jax.Array], *, dtype: str = "float32") -> None:

@@ -98,11 +98,21 @@ class Pipeline:
         return _in_batches(lambda part: encode(self.vae, part), pixels, batch)
 
     def save(self, folder: Path, spec: UNetSpec, weights: Weights) -> None:
-        """Writes the pipeline with another U-Net in it."""
-        for part in _PARTS[1:]:
-            shutil.copytree(self.folder / part, folder / part, dirs_exist_ok=True)
-        shutil.copyfile(self.folder / "model_index.json", folder / "model_index.json")
-        write_json(folder / "unet" / "config.json", unet.config(spec, self.unet_config))
+        """Writes the pipeline with another U-Net in it; all else is copied.
+
+        The index names the class of the U-Net, which is ours where diffusers has none that could
+        build it.
+        """
+        config = unet.config(spec, self.unet_config)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in self.folder.iterdir():
+            if part.is_dir() and part.name != "unet":
+                shutil.copytree(part, folder / part.name, dirs_exist_ok=True)
+        index = read_json(self.folder / "model_index.json")
+        if config["_class_name"] != self.unet_config.get("_class_name"):
+            index["unet"] = ["nas", config["_class_name"]]
+        write_json(folder / "model_index.json", index)
+        write_json(folder / "unet" / "config.json", config)
         write_weights(folder / "unet" / DIFFUSERS_WEIGHTS, weights)
 
 
