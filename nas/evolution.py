@@ -141,8 +141,8 @@ class Evolution:
 
     `budget` is in milliseconds where `unit` is "ms", else a share of the seed's latency. A network
     keeps to the budget if its predicted `ms + caution * std` does. At most `group` blocks go in a
-    round, and at most `rounds` rounds are scored. A copy must raise the score by more than
-    `caution` standard errors of its block's ΔCLIP.
+    round, and at most `rounds` rounds are scored; the last removes all that the budget asks for. A
+    copy must raise the score by more than `caution` standard errors of its block's ΔCLIP.
     """
 
     space: UNetSpace

@@ -21,6 +21,7 @@ from nas.evolution import (
     actions,
 )
 from nas.search import Done
+from search_spaces.unet import Remove
 
 
 class Live:
@@ -66,7 +67,7 @@ class Live:
 
     def _print(self, line: str) -> None:
         gone = time.monotonic() - self._begun
-        self._console.print(Text(f"{clock(gone)}  {line}"))
+        self._console.print(Text(f"{clock(gone)}  {line}"), soft_wrap=True)
 
     def _refresh(self) -> None:
         if self._state is None or self._strategy is None:
@@ -110,12 +111,14 @@ class Live:
         per_score = statistics.median(self._seconds["Score"])
         per_training = statistics.mean(self._seconds.get("Train", [30 * per_score]))
         here = per_score * sum(isinstance(task, Score) for task in tasks)
-        spec = self._state.networks[self._state.current].spec
+        spec, last = self._state.networks[self._state.current].spec, False
+        if isinstance(tasks[0], Train):
+            spec, last = self._strategy.edited(self._state, tasks[0]).spec, _recovers(tasks[0])
         blocks = len(tuple(self._strategy.space.removals(spec)))
         over = self._strategy.upper_ms(self._state, spec) - self._strategy.limit_ms(self._state)
         each = self._strategy.upper_ms(self._state, spec) / max(1, blocks)
         rounds = math.ceil(max(0.0, over / each) / self._strategy.group)
-        rounds = min(rounds, self._strategy.rounds - len(self._state.decisions))
+        rounds = 0 if last else min(rounds, self._strategy.rounds - len(self._state.decisions))
         return here + rounds * (per_training + blocks * per_score) + per_training
 
     def _lines(self, done: Done) -> list[str]:
@@ -139,18 +142,27 @@ class Live:
                 if removed is None:
                     return [f"network {number}: score {mean:.4f}, R@5 {done.outcome['recall']:.0%}"]
                 whole = statistics.mean(state.scores[number, None])
-                return [f"    without {removed:<32} score {mean:.4f} ({mean - whole:+.4f})"]
+                spec = state.networks[number].spec
+                saved = strategy.predict(state, spec).ms
+                saved -= strategy.predict(state, Remove(removed).apply(spec)).ms
+                return [
+                    f"    without {removed:<28} score {mean:.4f} ({mean - whole:+.4f}), "
+                    f"{saved:.3f} ms less"
+                ]
             case Evolve():
                 chosen = [f"{type(a).__name__.lower()} {a.block}" for a in actions(done.outcome)]
+                left = self._left(strategy.ask(state))
+                ahead = "" if left is None else f"; about {clock(left)} left"
                 return [
                     f"round {len(state.decisions)}: {', '.join(chosen) or 'nothing to do'}; "
-                    f"predicted {done.outcome['predicted_ms']:.3f} ms"
+                    f"predicted {done.outcome['predicted_ms']:.3f} ms{ahead}"
                 ]
             case Train(number, _, _, objective):
                 losses = done.outcome["losses"]
+                skips = ", with blocks skipped at random" if objective == "robust" else ""
                 return [
-                    f"{objective} training of network {number}: {done.outcome['steps']} steps, "
-                    f"loss {losses[0]:.4f} to {losses[-1]:.4f}"
+                    f"{objective} training of network {number}: {done.outcome['steps']} steps"
+                    f"{skips}, loss {losses[0]:.4f} to {losses[-1]:.4f}"
                 ]
             case Measure(number):
                 share = done.outcome["ms"] / done.outcome["seed_ms"]
@@ -161,6 +173,10 @@ class Live:
                 ]
             case _:
                 return []
+
+
+def _recovers(task: Train) -> bool:
+    return task.objective == "recovery"
 
 
 def clock(seconds: float) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import t as student
 
 from nas.evolution import Evolve, Measure, Score, Train, Validate
 from nas.report import charts, headline, page, pictures, sections, tables
@@ -240,7 +241,9 @@ def test_every_candidate_of_every_round_is_listed_with_what_was_done(kept: Story
         ]
         changed = {action.block for action in kept.rounds()[number].actions}
         for row, c in zip(rows, decision["candidates"], strict=True):
-            assert f"{c['delta_clip']:+.4f} ± {c['error']:.4f}" in row
+            prompts = len(kept.state.scores[kept.rounds()[number].network, None])
+            margin = student.ppf(0.975, prompts - 1) * c["error"]
+            assert f"{c['delta_clip']:+.4f} ± {margin:.4f}" in row
             assert f"<td>{charts.short(1000 * c['delta_clip'] / c['delta_ms'])}</td>" in row
             assert ("removed" in row or "copied" in row) == (c["block"] in changed)
     assert len(kept.rounds()) == sum(isinstance(task, Evolve) for task, _ in kept.entries) > 1

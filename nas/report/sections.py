@@ -7,7 +7,7 @@ from typing import NamedTuple
 from latency_models.latency import Latency
 from nas.evolution import Profile
 from nas.report import charts
-from nas.report.story import BlockRow, PathPoint, Story, describe, stage_names
+from nas.report.story import BlockRow, Estimate, PathPoint, Story, describe, stage_names
 from nas.report.tables import table
 from search_spaces.unet import Copy
 
@@ -252,10 +252,10 @@ def rounds(story: Story) -> str:
     if not found:
         return "<p>No round is finished yet.</p>"
     note = (
-        "<p class=soft>ΔCLIP is what the score loses without the block (± standard error, paired "
-        "over prompts), Δlatency the predicted saving, value their ratio. The worst block comes "
-        "first; where ΔCLIP is within its standard error, that error takes its place in the "
-        "order, as the noise of a small block's value is large.</p>"
+        "<p class=soft>ΔCLIP is what the score loses without the block, with its 95% interval "
+        "(paired over prompts), Δlatency the predicted saving, value their ratio. The worst block "
+        "comes first; where ΔCLIP is less than its standard error, that error takes its place in "
+        "the order, as the noise of a small block's value is large.</p>"
     )
     return note + "".join(_round(story, index) for index in range(len(found)))
 
@@ -263,13 +263,15 @@ def rounds(story: Story) -> str:
 def _round(story: Story, index: int) -> str:
     number, decision, actions = story.rounds()[index]
     done = {action.block: action for action in actions}
+    prompts = len(story.state.scores[number, None])
+    margin = lambda c: Estimate(c["delta_clip"], c["error"], prompts).margin  # noqa: E731
     rows = []
     for c in decision["candidates"]:
         action = done.get(c["block"])
         rows.append(
             (
                 c["block"],
-                f"{c['delta_clip']:+.4f} ± {c['error']:.4f}",
+                f"{c['delta_clip']:+.4f} ± {margin(c):.4f}",
                 f"{c['delta_ms']:.4f}",
                 charts.short(1e3 * c["delta_clip"] / c["delta_ms"]) if c["delta_ms"] else "—",
                 "" if action is None else "copied" if isinstance(action, Copy) else "removed",
