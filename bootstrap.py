@@ -37,8 +37,8 @@ def set_up(folder: Path) -> Path:
         (HERE / "requirements.txt").read_bytes() + (HERE / "pyproject.toml").read_bytes()
     ).hexdigest()
     if not mark.exists() or mark.read_text() != wanted:
-        if not python.exists():
-            venv.create(folder, with_pip=True)
+        if not mark.exists():  # Nothing here, or a set-up that was killed.
+            venv.create(folder, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "-c", "requirements.txt", "-e", ".[test]"], cwd=HERE, check=True)
         mark.write_text(wanted)
