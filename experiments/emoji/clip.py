@@ -140,9 +140,9 @@ def main(
             for split in ("val_combo", "val_concept"):
                 report = retrieval(pictures, split, average, image, text, tokens)
                 print(f"    {split}: {report}", flush=True)
-            write_json(folder / "clip" / "config.json", CONFIG)
-            write_json(folder / "clip" / "preprocessor_config.json", PREPROCESSOR)
-            write_weights(folder / "clip" / TRANSFORMERS_WEIGHTS, average)
+    write_json(folder / "clip" / "config.json", CONFIG)
+    write_json(folder / "clip" / "preprocessor_config.json", PREPROCESSOR)
+    write_weights(folder / "clip" / TRANSFORMERS_WEIGHTS, trainer.average(state))
 
 
 class _Texts:

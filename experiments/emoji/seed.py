@@ -161,18 +161,17 @@ def main(
             losses.clear()
         if done % save_every == 0 or done == steps:
             checkpoints.save(done, state)
-            average = trainer.average(state)
-            parts = {
-                "unet": (UNET, supernet.model, DIFFUSERS_WEIGHTS),
-                "text_encoder": (TEXT, text, TRANSFORMERS_WEIGHTS),
-            }
-            for name, (config, model, file) in parts.items():
-                write_json(pipeline / name / "config.json", config)
-                part = {weight: average[weight] for weight in model.shapes}
-                write_weights(pipeline / name / file, part)
-            write_json(pipeline / "scheduler" / "scheduler_config.json", SCHEDULER)
-            write_json(pipeline / "model_index.json", INDEX)
-            shutil.copytree(vae / "vae", pipeline / "vae", dirs_exist_ok=True)
+    average = trainer.average(state)
+    parts = {
+        "unet": (UNET, supernet.model, DIFFUSERS_WEIGHTS),
+        "text_encoder": (TEXT, text, TRANSFORMERS_WEIGHTS),
+    }
+    for name, (config, model, file) in parts.items():
+        write_json(pipeline / name / "config.json", config)
+        write_weights(pipeline / name / file, {weight: average[weight] for weight in model.shapes})
+    write_json(pipeline / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(pipeline / "model_index.json", INDEX)
+    shutil.copytree(vae / "vae", pipeline / "vae", dirs_exist_ok=True)
 
 
 def _first(supernet: Supernet, text: Model, start_from: Path | None) -> Weights:
