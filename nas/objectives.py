@@ -77,7 +77,7 @@ def _noised(
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     x = jnp.asarray(batch.latents)
     # Layers compute in the precision of what they read.
-    precision = next(iter(weights.values())).dtype
+    precision = next(iter(weights.values()), x).dtype
     for_time, for_noise = jax.random.split(key)
     # Stratified over the batch: the loss varies less from step to step.
     spread = (jnp.arange(len(x)) + jax.random.uniform(for_time, (len(x),))) / len(x)

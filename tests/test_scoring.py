@@ -74,8 +74,10 @@ def test_the_picture_of_a_prompt_does_not_depend_on_the_batch_it_is_in(
     make_scorer, scorer, supernet, space, pipeline
 ):
     keep = supernet.keep(space.seed)
-    found = scorer.pictures(supernet, pipeline.unet, keep)
-    whole = make_scorer(batch=4).pictures(supernet, pipeline.unet, keep)
+    found = scorer.pictures(supernet, pipeline.unet, keep, count=len(scorer.prompts))
+    first = scorer.pictures(supernet, pipeline.unet, keep, count=1)
+    np.testing.assert_array_equal(first, found[:1])
+    whole = make_scorer(batch=4).pictures(supernet, pipeline.unet, keep, count=len(found))
     assert found.shape == (4, 16, 16, 3) and np.abs(found).max() <= 1
     np.testing.assert_allclose(found, whole, atol=1e-4)
     assert len({picture.tobytes() for picture in found}) == 4
