@@ -5,16 +5,27 @@ Sub-layers carry diffusers' names, so checkpoints map by path. Images are
 prompt) `[batch, tokens, channels]`.
 """
 
+import abc
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from search_spaces import layers
-from search_spaces.layers import GroupNorm, Linear, PointwiseConv, attention, upsample
-from search_spaces.ops import Op, Shape
+from search_spaces.layers import (
+    GroupNorm,
+    Linear,
+    Mixing,
+    PointwiseConv,
+    ReluByLength,
+    ReluBySum,
+    Softmax,
+    attention,
+    upsample,
+)
+from search_spaces.ops import Op, Shape, choice
 
 
 def time_features(timestep: jax.Array, width: int, *, max_period: float = 10_000.0) -> jax.Array:
@@ -51,6 +62,34 @@ class _TimeEmbedding(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class TextTimeEmbedding(Op):
+    """The time embedding plus SDXL's second conditioning; reads `(time, pooled, sizes)`.
+
+    `pooled` is a text encoder's pooled embedding, `[batch, channels]`; `sizes` are numbers about
+    the picture (original size, crop, target size), `[batch, 6]`, each as sinusoids of `features`.
+    """
+
+    features: int
+
+    def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
+        time, pooled, sizes = inputs
+        channels = pooled.shape[-1] + sizes.shape[-1] * self.features
+        return _TextTimeEmbedding(self, channels, time.shape[-1], rngs)
+
+
+class _TextTimeEmbedding(nnx.Module):
+    def __init__(self, op: TextTimeEmbedding, channels: int, width: int, rngs: nnx.Rngs):
+        self.features = op.features
+        self.linear_1 = Linear(channels, width, rngs=rngs)
+        self.linear_2 = Linear(width, width, rngs=rngs)
+
+    def __call__(self, time: jax.Array, pooled: jax.Array, sizes: jax.Array) -> jax.Array:
+        features = time_features(sizes.reshape(-1), self.features).reshape(len(sizes), -1)
+        joined = jnp.concatenate([pooled, features.astype(pooled.dtype)], axis=-1)
+        return time + self.linear_2(jax.nn.silu(self.linear_1(joined)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Conv(Op):
     """A convolution to `width` channels."""
 
@@ -74,6 +113,69 @@ class NormSiLU(Op):
         return GroupNorm(x.shape[-1], self.groups, epsilon=self.epsilon, silu=True)
 
 
+class Convolution(abc.ABC):
+    """How a block convolves, as data. `outlet` is the path to its last layer, from its own."""
+
+    outlet: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def layer(self, channels_in: int, channels_out: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        """Builds a 3x3 convolution that keeps height and width."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Full(Convolution):
+    """Every output channel sees all inputs at all nine places."""
+
+    def layer(self, channels_in: int, channels_out: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        return layers.Conv(channels_in, channels_out, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Separable(Convolution):
+    """Depthwise, with `expansion` filters a channel, then pointwise: MobileDiffusion's SPConv at
+    an expansion of one, SnapGen's at two."""
+
+    expansion: int = 1
+
+    outlet = ".pointwise"
+
+    def layer(self, channels_in: int, channels_out: int, *, rngs: nnx.Rngs) -> nnx.Module:
+        return layers.SeparableConv(channels_in, channels_out, expansion=self.expansion, rngs=rngs)
+
+
+class Modulation(abc.ABC):
+    """How a block listens to the time embedding, as data. `parts` numbers per channel are read
+    off the embedding."""
+
+    parts: ClassVar[int]
+
+    @abc.abstractmethod
+    def apply(self, h: jax.Array, norm: layers.GroupNorm, time: jax.Array) -> jax.Array:
+        """`h` modulated and normalised, before its nonlinearity; `time` is `[batch, 1, 1, ...]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Additive(Modulation):
+    """The projected embedding is added before the normalisation (SD)."""
+
+    parts = 1
+
+    def apply(self, h: jax.Array, norm: layers.GroupNorm, time: jax.Array) -> jax.Array:
+        return norm(h + time)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleShift(Modulation):
+    """The normalised features are scaled and shifted (Dhariwal & Nichol, 2021)."""
+
+    parts = 2
+
+    def apply(self, h: jax.Array, norm: layers.GroupNorm, time: jax.Array) -> jax.Array:
+        scale, shift = jnp.split(time, 2, axis=-1)
+        return norm(h) * (1 + scale) + shift
+
+
 @dataclasses.dataclass(frozen=True)
 class ResNet(Op):
     """A residual block to `width` channels; reads `(x, time)`, `(x, skip, time)` or only `(x,)`.
@@ -85,8 +187,12 @@ class ResNet(Op):
     width: int
     groups: int
     epsilon: float = 1e-5
+    convolution: Convolution = choice(Full(), Separable(), Separable(2))
+    modulation: Modulation = choice(Additive(), ScaleShift())
 
-    outlet = "conv2"
+    @property
+    def outlet(self) -> str:
+        return f"conv2{self.convolution.outlet}"
 
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         return _ResNet(self, *_images_and_time(inputs), rngs)
@@ -100,12 +206,14 @@ def _images_and_time(reads: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
 class _ResNet(nnx.Module):
     def __init__(self, op: ResNet, images: tuple[Shape, ...], time: Shape | None, rngs: nnx.Rngs):
         channels = sum(x.shape[-1] for x in images)
+        self.modulation = op.modulation
         self.norm1 = GroupNorm(channels, op.groups, epsilon=op.epsilon, silu=True)
-        self.conv1 = layers.Conv(channels, op.width, rngs=rngs)
+        self.conv1 = op.convolution.layer(channels, op.width, rngs=rngs)
         if time is not None:
-            self.time_emb_proj = Linear(time.shape[-1], op.width, rngs=rngs)
-        self.norm2 = GroupNorm(op.width, op.groups, epsilon=op.epsilon, silu=True)
-        self.conv2 = layers.Conv(op.width, op.width, rngs=rngs)
+            parts = op.modulation.parts
+            self.time_emb_proj = Linear(time.shape[-1], parts * op.width, rngs=rngs)
+        self.norm2 = GroupNorm(op.width, op.groups, epsilon=op.epsilon)
+        self.conv2 = op.convolution.layer(op.width, op.width, rngs=rngs)
         if channels != op.width:
             self.conv_shortcut = PointwiseConv(channels, op.width, rngs=rngs)
 
@@ -113,31 +221,68 @@ class _ResNet(nnx.Module):
         images, time = _images_and_time(reads)
         x = images[0] if len(images) == 1 else jnp.concatenate(images, axis=-1)
         h = self.conv1(self.norm1(x))
-        if time is not None:
-            h = h + self.time_emb_proj(jax.nn.silu(time))[:, None, None, :]
-        h = self.conv2(self.norm2(h))
+        if time is None:
+            h = self.norm2(h)
+        else:
+            projected = self.time_emb_proj(jax.nn.silu(time))[:, None, None, :]
+            h = self.modulation.apply(h, self.norm2, projected)
+        h = self.conv2(jax.nn.silu(h))
         return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h
+
+
+class Gate(abc.ABC):
+    """The nonlinearity of a gated linear unit, as data."""
+
+    @abc.abstractmethod
+    def apply(self, x: jax.Array) -> jax.Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class GELU(Gate):
+    """The exact GELU of SD's GEGLU (Shazeer, 2020)."""
+
+    def apply(self, x: jax.Array) -> jax.Array:
+        return jax.nn.gelu(x, approximate=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Swish(Gate):
+    """SiLU, for SwiGLU: stable in float16 and int8, where GELU's cubic is not."""
+
+    def apply(self, x: jax.Array) -> jax.Array:
+        return jax.nn.silu(x)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transformer(Op):
-    """Self-attention, cross-attention to the context and a GEGLU network; reads `(x, context)`.
+    """Layers of self-attention, cross-attention to the context and a gated FFN; reads
+    `(x, context)`.
 
-    SnapFusion calls this a cross-attention block. `linear` projects in and out by linear layers
-    (SD-2.x) and not by 1x1 convolutions (SD-1.x): the same function, other shapes on disk.
+    SnapFusion calls this a cross-attention block. `heads` of `size` channels attend; together they
+    may be narrower than `x`. `ffn` is the width of the FFN's fused first layer, in widths of `x`:
+    half of it is gated by the other half. `shared` has one projection for keys and values.
+    `linear` projects in and out by linear layers (SD-2.x) and not by 1x1 convolutions (SD-1.x):
+    the same function, other shapes on disk.
     """
 
     heads: int
+    size: int
     groups: int
     depth: int = 1
     linear: bool = False
+    self_attention: bool = choice(True, False)
+    cross_attention: bool = choice(True, False)
+    mixing: Mixing = choice(Softmax(), ReluByLength(), ReluBySum())
+    shared: bool = choice(False, True)
+    ffn: int = choice(8, 6, 4)
+    gate: Gate = choice(GELU(), Swish())
 
-    outlet = "proj_out"
+    @property
+    def outlet(self) -> str:
+        return "proj_out"
 
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         x, context = inputs
-        if x.shape[-1] % self.heads:
-            raise ValueError(f"{x.shape[-1]} channels do not divide into {self.heads} heads")
         return _Transformer(self, x.shape[-1], context.shape[-1], rngs)
 
 
@@ -147,7 +292,7 @@ class _Transformer(nnx.Module):
         self.norm = GroupNorm(width, op.groups, epsilon=1e-6)
         self.proj_in = project(width, width, rngs=rngs)
         self.transformer_blocks = nnx.List(
-            [_TransformerLayer(op.heads, width, context, rngs) for _ in range(op.depth)]
+            [_TransformerLayer(op, width, context, rngs) for _ in range(op.depth)]
         )
         self.proj_out = project(width, width, rngs=rngs)
 
@@ -159,47 +304,62 @@ class _Transformer(nnx.Module):
 
 
 class _TransformerLayer(nnx.Module):
-    def __init__(self, heads: int, width: int, context: int, rngs: nnx.Rngs):
-        self.norm1 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.attn1 = _Attention(heads, width, width, rngs)
-        self.norm2 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.attn2 = _Attention(heads, width, context, rngs)
+    def __init__(self, op: Transformer, width: int, context: int, rngs: nnx.Rngs):
+        self.op = op
+        if op.self_attention:
+            self.norm1 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+            self.attn1 = _Attention(op, width, width, rngs)
+        if op.cross_attention:
+            self.norm2 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
+            self.attn2 = _Attention(op, width, context, rngs)
         self.norm3 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.ff = _FeedForward(width, rngs)
+        self.ff = _FeedForward(op, width, rngs)
 
     def __call__(self, h: jax.Array, context: jax.Array) -> jax.Array:
-        normed = self.norm1(h)
-        h = h + self.attn1(normed, normed)
-        h = h + self.attn2(self.norm2(h), context)
+        if self.op.self_attention:
+            normed = self.norm1(h)
+            h = h + self.attn1(normed, normed)
+        if self.op.cross_attention:
+            h = h + self.attn2(self.norm2(h), context)
         return h + self.ff(self.norm3(h))
 
 
 class _Attention(nnx.Module):
-    def __init__(self, heads: int, width: int, context: int, rngs: nnx.Rngs):
-        self.heads = heads
-        self.to_q = Linear(width, width, use_bias=False, rngs=rngs)
-        self.to_k = Linear(context, width, use_bias=False, rngs=rngs)
-        self.to_v = Linear(context, width, use_bias=False, rngs=rngs)
-        self.to_out = nnx.List([Linear(width, width, rngs=rngs)])
+    def __init__(self, op: Transformer, width: int, context: int, rngs: nnx.Rngs):
+        self.op, inner = op, op.heads * op.size
+        self.to_q = Linear(width, inner, use_bias=False, rngs=rngs)
+        if op.shared:
+            self.to_kv = Linear(context, inner, use_bias=False, rngs=rngs)
+        else:
+            self.to_k = Linear(context, inner, use_bias=False, rngs=rngs)
+            self.to_v = Linear(context, inner, use_bias=False, rngs=rngs)
+        self.to_out = nnx.List([Linear(inner, width, rngs=rngs)])
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        mixed = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
+        if self.op.shared:
+            key = value = self.to_kv(context)
+        else:
+            key, value = self.to_k(context), self.to_v(context)
+        mixed = attention(self.to_q(x), key, value, self.op.heads, mixing=self.op.mixing)
         return self.to_out[0](mixed)
 
 
 class _FeedForward(nnx.Module):
-    def __init__(self, width: int, rngs: nnx.Rngs):
+    def __init__(self, op: Transformer, width: int, rngs: nnx.Rngs):
+        self.gate, fused = op.gate, op.ffn * width
+        if fused % 2:
+            raise ValueError(f"an FFN of {fused} channels has no halves to gate")
         # Named `net.0.proj` and `net.2` on disk; the layer between is dropout.
         self.net: Any = nnx.Dict(
             {
-                "0": nnx.Dict(proj=Linear(width, 8 * width, rngs=rngs)),
-                "2": Linear(4 * width, width, rngs=rngs),
+                "0": nnx.Dict(proj=Linear(width, fused, rngs=rngs)),
+                "2": Linear(fused // 2, width, rngs=rngs),
             }
         )
 
     def __call__(self, h: jax.Array) -> jax.Array:
         value, gate = jnp.split(self.net["0"]["proj"](h), 2, axis=-1)
-        return self.net["2"](value * jax.nn.gelu(gate, approximate=False))
+        return self.net["2"](value * self.gate.apply(gate))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +369,9 @@ class ImageAttention(Op):
     groups: int
     epsilon: float = 1e-6
 
-    outlet = "to_out.0"
+    @property
+    def outlet(self) -> str:
+        return "to_out.0"
 
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         (x,) = inputs

@@ -3,6 +3,9 @@
 Images are `[batch, height, width, channels]`, sequences `[batch, tokens, channels]`.
 """
 
+import abc
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -87,6 +90,46 @@ class Conv(nnx.Module):
         return convolve(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
 
 
+class SeparableConv(nnx.Module):
+    """A depthwise convolution of odd `size`, then a pointwise one; height and width are kept.
+
+    Every channel is filtered in `expansion` ways, so the kernel it stands for has that rank for
+    each channel. `depthwise` is `[size, size, 1, in * expansion]`, a channel's filters together.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        size: int = 3,
+        *,
+        expansion: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.lecun_normal()
+        filtered = channels_in * expansion
+        self.depthwise = nnx.Dict(kernel=nnx.Param(init(rngs.params(), (size, size, 1, filtered))))
+        self.pointwise = PointwiseConv(filtered, channels_out, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.depthwise["kernel"][...].astype(x.dtype)
+        return self.pointwise(convolve_depthwise(x, kernel))
+
+
+def convolve_depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Every channel of `x` convolved with its own filters, `[size, size, 1, in * filters]`, at
+    stride one, padded with zeros."""
+    pad = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        ((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x` convolved with a kernel `[size, size, in, out]` at stride one, padded with zeros.
@@ -121,8 +164,54 @@ def _convolve_backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array):
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
+class Mixing(abc.ABC):
+    """How attention turns scores into weights and mixes values by them, as data.
+
+    Subclasses are frozen dataclasses: they are fields of ops.
+    """
+
+    @abc.abstractmethod
+    def mix(self, scores: jax.Array, value: jax.Array) -> jax.Array:
+        """Values `[..., keys, size]` mixed by float32 scores `[..., queries, keys]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax(Mixing):
+    """The weights are the softmax of the scores (Vaswani et al., 2017)."""
+
+    def mix(self, scores: jax.Array, value: jax.Array) -> jax.Array:
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        total = weights.sum(-1, keepdims=True)
+        return (weights.astype(value.dtype) @ value) / total.astype(value.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReluByLength(Mixing):
+    """The weights are the positive scores over the number of keys (Wortsman et al., 2023), which
+    keeps them at the softmax's scale. MobileDiffusion's choice for phones."""
+
+    def mix(self, scores: jax.Array, value: jax.Array) -> jax.Array:
+        return (jax.nn.relu(scores) / scores.shape[-1]).astype(value.dtype) @ value
+
+
+@dataclasses.dataclass(frozen=True)
+class ReluBySum(Mixing):
+    """The weights are the positive scores over their sum: they sum to one, as a softmax's do."""
+
+    def mix(self, scores: jax.Array, value: jax.Array) -> jax.Array:
+        weights = jax.nn.relu(scores)
+        total = weights.sum(-1, keepdims=True) + 1e-6
+        return (weights.astype(value.dtype) @ value) / total.astype(value.dtype)
+
+
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, heads: int, *, causal: bool = False
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    heads: int,
+    *,
+    mixing: Mixing = Softmax(),
+    causal: bool = False,
 ) -> jax.Array:
     """Scaled dot-product attention of `[batch, tokens, heads * size]`, same shape as `query`.
 
@@ -139,10 +228,7 @@ def attention(
     if causal:
         tokens = scores.shape[-1]
         scores = jnp.where(jnp.tril(jnp.ones((tokens, tokens), bool)), scores, -jnp.inf)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    total = weights.sum(-1, keepdims=True)
-    mixed = (weights.astype(v.dtype) @ v) / total.astype(v.dtype)
-    return mixed.transpose(0, 2, 1, 3).reshape(query.shape)
+    return mixing.mix(scores, v).transpose(0, 2, 1, 3).reshape(query.shape)
 
 
 def upsample(x: jax.Array) -> jax.Array:

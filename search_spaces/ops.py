@@ -6,8 +6,9 @@ so what is counted, what is measured and what is trained cannot drift apart.
 """
 
 import abc
+import dataclasses
 import functools
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from flax import nnx
@@ -20,15 +21,32 @@ Shape: TypeAlias = jax.ShapeDtypeStruct
 class Op(abc.ABC):
     """One layer, as data. Subclasses are frozen dataclasses and are never subclassed.
 
-    `outlet` names the sub-layer that a residual op adds to its first input last: with its weights
-    at zero the op is the identity on that input. Ops that are not residual have none.
+    A subclass declares what may be searched about it on its fields, by `choice`.
     """
 
-    outlet: ClassVar[str | None] = None
+    @property
+    def outlet(self) -> str | None:
+        """The sub-layer that a residual op adds to its first input last: with its weights at zero
+        the op is the identity on that input. Ops that are not residual have none."""
+        return None
 
     @abc.abstractmethod
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         """Builds the layer for inputs of these shapes, each `[batch, ...]`."""
+
+
+def choice(*options: Any) -> Any:
+    """Declares a field of an op as searchable; the first option is the default."""
+    return dataclasses.field(default=options[0], metadata={"options": options})
+
+
+def options(op: Op) -> dict[str, tuple[Any, ...]]:
+    """What each searchable field of `op` may be, the value it has included."""
+    return {
+        field.name: tuple(dict.fromkeys((getattr(op, field.name), *field.metadata["options"])))
+        for field in dataclasses.fields(op)  # pyright: ignore[reportArgumentType]
+        if "options" in field.metadata
+    }
 
 
 class Call(NamedTuple):
@@ -50,11 +68,24 @@ def model(call: Call) -> Model:
     return Model(lambda rngs: call.op.module(call.inputs, rngs=rngs))
 
 
+class Traced(NamedTuple):
+    """A call's computation: its program over weights and inputs, and the shape that comes out."""
+
+    jaxpr: Any
+    output: Shape
+
+
 @functools.cache
+def traced(call: Call) -> Traced:
+    """What `call` computes. Raises if the op rejects these inputs."""
+    built = model(call)
+    jaxpr, shape = jax.make_jaxpr(built, return_shape=True)(built.shapes, *call.inputs)
+    return Traced(jaxpr, shape)
+
+
 def output(call: Call) -> Shape:
     """Shape of `call`'s output. Raises if the op rejects these inputs."""
-    built = model(call)
-    return jax.eval_shape(built, built.shapes, *call.inputs)
+    return traced(call).output
 
 
 @functools.cache

@@ -16,12 +16,15 @@ import jax
 from search_spaces.blocks import (
     Conv,
     NormSiLU,
+    TextTimeEmbedding,
     TimeEmbedding,
     Transformer,
 )
 from search_spaces.ops import Op, Shape, output
 from search_spaces.program import Program, Step, calls
 from search_spaces.space import Action, SearchSpace
+
+SIZES = 6  # Numbers about a picture that SDXL reads: original size, crop, target size.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,7 @@ class UNetSpec:
     up: tuple[Stage, ...]
     norm: NormSiLU
     head: Conv
+    added: TextTimeEmbedding | None = None  # SDXL's second conditioning.
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -79,31 +83,47 @@ class UNetSpec:
         raise ValueError(f"no block {name}; this spec has {[b.name for b in self.blocks]}")
 
 
+def stage_names(spec: UNetSpec) -> tuple[str, ...]:
+    """Names of the stages as in the paper, from the first down to the last up."""
+    down = (f"Down-{number}" for number in range(1, len(spec.down) + 1))
+    return (*down, "Mid", *(f"Up-{number}" for number in range(1, len(spec.up) + 1)))
+
+
+def stage_of_steps(spec: UNetSpec) -> Iterator[tuple[str, str]]:
+    """Yields the name of a step and of the stage that it is part of."""
+    for name, stage in zip(stage_names(spec), spec.stages, strict=True):
+        yield from ((block.name, name) for block in stage.blocks)
+        yield from ((f"{stage.name}.{end}.0", name) for end in ("downsamplers", "upsamplers"))
+
+
 def lower(spec: UNetSpec) -> Program:
-    """The U-Net as a program over `sample`, `timestep` and `context`.
+    """The U-Net as a program over `sample`, `timestep` and `context`; and, with SDXL's second
+    conditioning, over `pooled` and `sizes`.
 
     Raises `ValueError` where the skips do not balance.
     """
-    program = [
-        Step("time_embedding", spec.time, ("timestep",)),
-        Step("conv_in", spec.stem, ("sample",)),
-    ]
+    program = [Step("time_embedding", spec.time, ("timestep",))]
+    if spec.added is not None:
+        reads = ("time_embedding", "pooled", "sizes")
+        program.append(Step("add_embedding", spec.added, reads))
+    time = program[-1].name
+    program.append(Step("conv_in", spec.stem, ("sample",)))
     skips = ["conv_in"]
     for stage in spec.down:
         for layer in stage.layers:
-            program += _steps(layer, program[-1].name)
+            program += _steps(layer, program[-1].name, time)
             skips.append(program[-1].name)
         if stage.resample is not None:
             program.append(_resample(stage, "downsamplers", program[-1].name))
             skips.append(program[-1].name)
     for layer in spec.middle.layers:
-        program += _steps(layer, program[-1].name)
+        program += _steps(layer, program[-1].name, time)
     pops = sum(len(stage.layers) for stage in spec.up)
     if pops != len(skips):
         raise ValueError(f"the down path pushes {len(skips)} skips, the up path pops {pops}")
     for stage in spec.up:
         for layer in stage.layers:
-            program += _steps(layer, program[-1].name, skips.pop())
+            program += _steps(layer, program[-1].name, time, skips.pop())
         if stage.resample is not None:
             program.append(_resample(stage, "upsamplers", program[-1].name))
     program.append(Step("conv_norm_out", spec.norm, (program[-1].name,)))
@@ -111,14 +131,14 @@ def lower(spec: UNetSpec) -> Program:
     return tuple(program)
 
 
-def _steps(layer: Layer, x: str, skip: str | None = None) -> Iterator[Step]:
+def _steps(layer: Layer, x: str, time: str, skip: str | None = None) -> Iterator[Step]:
     for block in layer.blocks:
         if isinstance(block.op, Transformer):
             reads = (x, "context")
         elif not block.reads_skip:
-            reads = (x, "time_embedding")
+            reads = (x, time)
         elif skip is not None:
-            reads = (x, skip, "time_embedding")
+            reads = (x, skip, time)
         else:
             raise ValueError(f"{block.name} reads a skip, but only the up path has them")
         yield Step(block.name, block.op, reads)
@@ -131,14 +151,26 @@ def _resample(stage: Stage, kind: str, x: str) -> Step:
 
 
 def inputs(
-    batch: int, size: int, channels: int, tokens: int, context: int, dtype: str = "float32"
+    batch: int,
+    size: int,
+    channels: int,
+    tokens: int,
+    context: int,
+    dtype: str = "float32",
+    *,
+    pooled: int | None = None,
 ) -> dict[str, Shape]:
-    """Shapes of what a U-Net reads: latents of `size` squared, timesteps, encoded prompts."""
-    return {
+    """Shapes of what a U-Net reads: latents of `size` squared, timesteps, encoded prompts and,
+    where it has SDXL's second conditioning, `pooled` channels of text and six sizes."""
+    found = {
         "sample": jax.ShapeDtypeStruct((batch, size, size, channels), dtype),
         "timestep": jax.ShapeDtypeStruct((batch,), "float32"),
         "context": jax.ShapeDtypeStruct((batch, tokens, context), dtype),
     }
+    if pooled is not None:
+        found["pooled"] = jax.ShapeDtypeStruct((batch, pooled), dtype)
+        found["sizes"] = jax.ShapeDtypeStruct((batch, SIZES), "float32")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,11 +131,11 @@ def test_a_truncated_file_is_one_clear_error(folder, name):
     ("part", "setting", "value"),
     [
         ("unet", "act_fn", "gelu"),
-        ("unet", "addition_embed_type", "text_time"),
+        ("unet", "addition_embed_type", "image"),
         ("unet", "class_embed_type", "timestep"),
         ("unet", "only_cross_attention", True),
         ("unet", "mid_block_type", "UNetMidBlock2D"),
-        ("unet", "resnet_time_scale_shift", "scale_shift"),
+        ("unet", "resnet_time_scale_shift", "scale"),
         ("unet", "time_cond_proj_dim", 256),
         ("vae", "act_fn", "relu"),
         ("vae", "shift_factor", 0.1),
@@ -151,8 +151,14 @@ def test_a_setting_that_we_do_not_build_is_named(folder, part, setting, value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, "a AttnDownBlock2D; supported"),
-        ({"up_block_types": ["UpBlock2D", "SkipUpBlock2D"]}, "a SkipUpBlock2D; supported"),
+        (
+            {"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]},
+            "down_block_types='AttnDownBlock2D'; supported",
+        ),
+        (
+            {"up_block_types": ["UpBlock2D", "SkipUpBlock2D"]},
+            "up_block_types='SkipUpBlock2D'; supported",
+        ),
         ({"layers_per_block": [1, 1, 1]}, r"gives \(1, 1, 1\) for 2 stages"),
         ({"norm_num_groups": 3}, "8 channels do not divide into 3 groups"),
         ({"attention_head_dim": 3}, "8 channels do not divide into 3 heads"),

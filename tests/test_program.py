@@ -140,7 +140,7 @@ def test_price_and_shape_of_a_call_are_those_of_its_layer():
     [
         (NormSiLU(3), "4 channels do not divide into 3 groups"),
         (ResNet(8, groups=3), "4 channels do not divide into 3 groups"),
-        (Transformer(heads=3, groups=2), "4 channels do not divide into 3 heads"),
+        (Transformer(heads=2, size=2, groups=3), "4 channels do not divide into 3 groups"),
     ],
 )
 def test_an_op_refuses_channels_that_do_not_divide(op, message):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from latency_models.latency import Latency
 from nas.evolution import Profile
 from nas.report import charts
-from nas.report.story import BlockRow, Estimate, PathPoint, Story, describe, stage_names
+from nas.report.story import BlockRow, Estimate, PathPoint, Story, describe
 from nas.report.tables import table
-from search_spaces.unet import Copy
+from search_spaces.unet import Copy, stage_names
 
 KINDS = {"cross-attention": "one", "ResNet": "two"}
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from nas.search import states
 from search_spaces.blocks import ResNet, Transformer
 from search_spaces.ops import Call, model, output
 from search_spaces.program import calls as program_calls
-from search_spaces.unet import Copy, Remove, UNetSpec
+from search_spaces.unet import Copy, Remove, UNetSpec, stage_names, stage_of_steps
 
 OUTSIDE = "outside the stages"
 
@@ -281,7 +281,7 @@ class Story:
         latency = self.state.latency
         if latency is None:
             return []
-        stages = dict(_stages(spec))
+        stages = dict(stage_of_steps(spec))
         return [
             BlockRow(
                 stages.get(name, OUTSIDE),
@@ -350,19 +350,6 @@ class Story:
     def images(self) -> int:
         """Pictures that were generated to be scored."""
         return sum(len(outcome["cosines"]) for _, outcome in self.outcomes(Score))
-
-
-def stage_names(spec: UNetSpec) -> tuple[str, ...]:
-    """Names of the stages as in the paper, from the first down to the last up."""
-    down = (f"Down-{number}" for number in range(1, len(spec.down) + 1))
-    return (*down, "Mid", *(f"Up-{number}" for number in range(1, len(spec.up) + 1)))
-
-
-def _stages(spec: UNetSpec) -> Iterator[tuple[str, str]]:
-    """Yields the name of a step and of the stage that it is part of."""
-    for name, stage in zip(stage_names(spec), spec.stages, strict=True):
-        yield from ((block.name, name) for block in stage.blocks)
-        yield from ((f"{stage.name}.{end}.0", name) for end in ("downsamplers", "upsamplers"))
 
 
 def kind(call: Call) -> str:

@@ -47,6 +47,28 @@ CONFIGS = {
         "use_linear_projection": True,
         "transformer_layers_per_block": 2,
     },
+    "sdxl": {
+        **SMALL,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 16, 24],
+        "down_block_types": ["DownBlock2D", *2 * ["CrossAttnDownBlock2D"]],
+        "up_block_types": [*2 * ["CrossAttnUpBlock2D"], "UpBlock2D"],
+        "attention_head_dim": [1, 2, 3],
+        "transformer_layers_per_block": [1, 2, 3],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 10,
+    },
+    "bk-sdm-small": {**SMALL, "layers_per_block": 1, "mid_block_type": None},
+    "scale-shift": {
+        **SMALL,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 16],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "resnet_time_scale_shift": "scale_shift",
+    },
 }
 TOKENS = 5
 
@@ -60,11 +82,15 @@ def ours(name: str) -> Model:
 def inputs(name: str) -> dict[str, np.ndarray]:
     config = CONFIGS[name]
     size = config["sample_size"]
-    return {
+    found = {
         "sample": normal(0, 2, size, size, config["in_channels"]),
         "timestep": np.array([3.0, 981.0], np.float32),
         "context": normal(1, 2, TOKENS, config["cross_attention_dim"]),
     }
+    if "addition_embed_type" in config:
+        found["pooled"] = normal(2, 2, 10)
+        found["sizes"] = np.array([[64, 48, 0, 3, 64, 64], [16, 16, 5, 0, 32, 32]], np.float32)
+    return found
 
 
 def output_of_ours(name: str, weights) -> jax.Array:
@@ -78,9 +104,10 @@ def compiled(name: str):
 
 
 def output_of_theirs(name: str, original) -> np.ndarray:
-    sample, timestep, context = (given(value) for value in inputs(name).values())
+    sample, timestep, context, *more = (given(value) for value in inputs(name).values())
+    added = dict(zip(("text_embeds", "time_ids"), more, strict=True)) if more else None
     with torch.no_grad():
-        return taken(original(sample, timestep, context).sample)
+        return taken(original(sample, timestep, context, added_cond_kwargs=added).sample)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
