@@ -39,6 +39,9 @@ class Bench(abc.ABC):
         """Latencies of whole networks, in their order, measured in turns."""
 
 
+CACHE = Path.home() / ".cache" / "nas"
+"""Where this machine's latencies are kept, unless asked otherwise."""
+
 # Rounds tell a slow minute from a slow op: see `Plan`.
 CALLS = Plan(seconds=12.0, rounds=4, repeats=5)
 NETWORKS = Plan(seconds=8.0, rounds=4, repeats=5)

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
+from latency_models.bench import CACHE, LocalBench
 from latency_models.latency import UnknownCall
+from nas import describe
 from nas import recipe as recipes
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import Evolution, Profile
@@ -19,13 +22,15 @@ from nas.recipe import Recipe, Sampling, Search, Training
 from nas.report import page
 from nas.report.story import Story
 from nas.search import replay, search
-from search_spaces.unet import UNetSpace
+from search_spaces.program import calls
+from search_spaces.unet import UNetSpace, lower
 
 DEFAULT = "experiments.emoji.recipe:default"
 USAGE = f"""nas: shrinks a text-to-image U-Net to a latency budget
 
   nas search [RECIPE] [--out FOLDER] [--budget 75%] ...   runs a search, or goes on with it
   nas report FOLDER                                       writes a search's report again
+  nas describe PRESET_OR_FOLDER [--against OTHER]         prints an architecture and what it costs
 
 RECIPE is an import path, by default {DEFAULT}.
 `nas search --help` explains every setting.
@@ -38,7 +43,7 @@ class Interrupted(BaseException):
 
 def run(arguments: list[str]) -> int:
     """Runs one command; returns the exit status."""
-    commands = {"search": search_command, "report": report_command}
+    commands = {"search": search_command, "report": report_command, "describe": describe_command}
     if not arguments or arguments[0] not in commands:
         asked = bool(arguments) and arguments[0] not in ("-h", "--help")
         print(USAGE, file=sys.stderr if asked else sys.stdout)
@@ -178,6 +183,35 @@ def report_command(arguments: list[str]) -> int:
     space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
     story = Story.read(folder, evolution(limit, space))
     print(f"{page.summary(story)}\n\nreport    {page.write(story)}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """Prints an architecture stage by stage: blocks, parameters, multiply-accumulates, memory."""
+
+    name: tyro.conf.Positional[str]
+    """A preset, or the folder of a pipeline or of a U-Net."""
+    against: str | None = None
+    """Another, to be shown beside it."""
+    measure: bool = False
+    """Measure every block on this machine, too."""
+
+
+def describe_command(arguments: list[str]) -> int:
+    asked = tyro.cli(Described, args=arguments, prog="nas describe")
+    found = {name: describe.find(name) for name in (asked.name, asked.against) if name}
+    device = None
+    if asked.measure:
+        wanted = [c for spec, inputs in found.values() for c in calls(lower(spec), inputs).values()]
+        device = LocalBench(CACHE).table(wanted)
+    shown = (describe.describe(name, preset, device) for name, preset in found.items())
+    table, console = describe.tables(shown), Console(highlight=False)
+    needed = console.measure(table, options=console.options.update_width(10_000))
+    # Numbers are not cut, however narrow the terminal; a pipe is as wide as it has to be.
+    terminal = max(console.width, needed.minimum)
+    console.width = terminal if console.is_terminal else needed.maximum
+    console.print(table)
     return 0
 
 

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-from experiments.emoji.recipe import CACHE, default
-from latency_models.bench import NETWORKS, LocalBench
+from experiments.emoji.recipe import default
+from latency_models.bench import CACHE, NETWORKS, LocalBench
 from nas.evolution import (
     Evolution,
     Evolve,

@@ -13,11 +13,10 @@ import numpy as np
 
 from experiments.emoji.pictures import Pictures, load
 from experiments.emoji.seed import STYLES
-from latency_models.bench import LocalBench
+from latency_models.bench import CACHE, LocalBench
 from nas.recipe import Recipe, Sampling, Search, Training
 
 HERE = Path(__file__).parent
-CACHE = Path.home() / ".cache" / "nas"
 PROMPTS = 512  # At most; a search uses as many of the first as its settings say.
 
 
