@@ -2,7 +2,17 @@
 
 import collections
 
-from experiments.emoji.compare import Selections, hand_rule, judged, table_rows, until_kept
+import numpy as np
+
+from experiments.emoji.compare import (
+    Row,
+    Selections,
+    hand_rule,
+    judged,
+    means,
+    table_rows,
+    until_kept,
+)
 from experiments.emoji.recipe import default
 from experiments.emoji.seed import UNET
 from nas.diffusion import unet
@@ -69,6 +79,24 @@ def test_blocks_are_removed_in_order_until_the_budget_is_kept():
         for n in (len(edits) - 1, len(edits))
     ]
     assert upper[0] > evolution.limit_ms(state) >= upper[1]
+
+
+def test_means_are_over_seeds_and_draws_and_leave_algorithm_1_its_name():
+    cosines = np.linspace(0.0, 1.0, 8)
+    rows = [
+        Row("75%", seed, choice, 9, cosines - lost, lost + 0 * cosines, lost, 0.7)
+        for seed, choice, lost in (
+            (0, "Algorithm 1", 0.0),
+            (0, "random 1", 0.1),
+            (0, "random 2", 0.2),
+            (1, "random 1", 0.6),
+        )
+    ]
+    *_, ours, random = means(rows).splitlines()
+    assert ours == "| 75% | Algorithm 1 | 0.5000 |  |  | 0.0000 | 70.0% |"
+    assert random.startswith(
+        "| 75% | random | 0.2000 | +0.3000 (+0.3000, +0.3000) | +0.1000 to +0.6"
+    )
 
 
 def test_choices_are_judged_on_prompts_that_none_was_chosen_by():
