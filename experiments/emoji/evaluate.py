@@ -11,7 +11,8 @@
   its spread over other noises, and the standard error of a difference, which is what blocks are
   sorted by, with and without common random numbers.
 
-Three minutes on two cores.
+Three minutes on two cores. `MODEL_CARD.md` has what it prints: R@5 of the seed's pictures is 0.927
+where real pictures reach 0.966.
 """
 
 import jax

@@ -4,6 +4,8 @@
 
 The pipeline, the CLIP model that scores it and the pictures both were trained on lie beside this
 file; see `MODEL_CARD.md`. The prompts are those of trained pictures, drawn once and fixed.
+Six to nine minutes on two cores, the longer where there is room for a copy. The U-Net then takes
+72% or 73% of the seed's latency, and scores 0.666 or 0.673 where the seed scores 0.689.
 """
 
 import functools
