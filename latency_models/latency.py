@@ -43,7 +43,7 @@ class LatencyModel(abc.ABC):
         """Latency of the calls. Raises `UnknownCall` if there is one it cannot price."""
 
 
-class UnknownCall(LookupError):
+class UnknownCall(ValueError):
     """A model was asked about a call it has no basis to price."""
 
 

@@ -12,6 +12,8 @@ import tyro
 
 from latency_models.bench import Bench
 
+DEFAULT = "experiments.emoji.recipe:default"
+
 # Pixels in [-1, 1], `[rows, height, width, 3]` float32, and a prompt for each.
 Pictures: TypeAlias = tuple[np.ndarray, Sequence[str]]
 
@@ -127,13 +129,11 @@ def load(path: str) -> Recipe:
     """The recipe at an import path, `package.module:function`. Raises `ValueError` if none is."""
     module, _, name = path.partition(":")
     if not module or module.startswith("."):
-        raise ValueError(f"no recipe {path!r}; try experiments.emoji.recipe:default")
+        raise ValueError(f"no recipe {path!r}; try {DEFAULT}")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"no recipe {path}: {error}; try experiments.emoji.recipe:default"
-        ) from None
+        raise ValueError(f"no recipe {path}: {error}; try {DEFAULT}") from None
     if not callable(found):
         raise ValueError(f"no recipe {path}: {module} has no function {name!r}")
     recipe = found()

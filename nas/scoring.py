@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas.diffusion.clip import CLIP
-from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_tokenizer, read_weights
-from nas.diffusion.pipeline import Pipeline, tokenize
+from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_weights
+from nas.diffusion.pipeline import Pipeline
 from nas.diffusion.samplers import Sampler, from_config, guided, sample
+from nas.diffusion.tokens import read_tokenizer, tokenize
 from nas.supernet import Supernet
 from search_spaces.model import Weights
 

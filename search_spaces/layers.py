@@ -5,6 +5,7 @@ Images are `[batch, height, width, channels]`, sequences `[batch, tokens, channe
 
 import abc
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,11 @@ class GroupNorm(nnx.Module):
         return (jax.nn.silu(y) if self.silu else y).astype(x.dtype)
 
 
+def _kernel(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
+    """A kernel `[..., in, out]` of LeCun's variance."""
+    return nnx.Param(math.prod(shape[:-1]) ** -0.5 * jax.random.normal(rngs.params(), shape))
+
+
 class Linear(nnx.Module):
     """A linear layer over the last axis, run as one product of matrices.
 
@@ -52,8 +58,7 @@ class Linear(nnx.Module):
     def __init__(
         self, channels_in: int, channels_out: int, *, use_bias: bool = True, rngs: nnx.Rngs
     ):
-        init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (channels_in, channels_out)))
+        self.kernel = _kernel(rngs, channels_in, channels_out)
         self.bias = nnx.Param(jnp.zeros((channels_out,))) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -65,8 +70,7 @@ class PointwiseConv(nnx.Module):
     """A 1x1 convolution, run as one product of matrices. Its kernel is `[1, 1, in, out]`."""
 
     def __init__(self, channels_in: int, channels_out: int, *, rngs: nnx.Rngs):
-        init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (1, 1, channels_in, channels_out)))
+        self.kernel = _kernel(rngs, 1, 1, channels_in, channels_out)
         self.bias = nnx.Param(jnp.zeros((channels_out,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -82,8 +86,7 @@ class Conv(nnx.Module):
     """A square convolution of odd `size` that keeps height and width."""
 
     def __init__(self, channels_in: int, channels_out: int, size: int = 3, *, rngs: nnx.Rngs):
-        init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (size, size, channels_in, channels_out)))
+        self.kernel = _kernel(rngs, size, size, channels_in, channels_out)
         self.bias = nnx.Param(jnp.zeros((channels_out,)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -106,9 +109,8 @@ class SeparableConv(nnx.Module):
         expansion: int = 1,
         rngs: nnx.Rngs,
     ):
-        init = nnx.initializers.lecun_normal()
         filtered = channels_in * expansion
-        self.depthwise = nnx.Dict(kernel=nnx.Param(init(rngs.params(), (size, size, 1, filtered))))
+        self.depthwise = nnx.Dict(kernel=_kernel(rngs, size, size, 1, filtered))
         self.pointwise = PointwiseConv(filtered, channels_out, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

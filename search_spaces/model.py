@@ -15,6 +15,14 @@ from flax import nnx
 Weights: TypeAlias = dict[str, jax.Array]
 
 
+class _OneKey(nnx.Rngs):
+    """Gives every parameter the same key: what is only traced needs no fresh ones, and making
+    them takes longer than all else in a trace."""
+
+    def params(self) -> jax.Array:
+        return self["params"].key[...]
+
+
 class Model:
     """A module's definition without its weights: `model(weights, *inputs)` runs it.
 
@@ -23,7 +31,7 @@ class Model:
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], *, root: tuple[str, ...] = ()):
-        self.graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+        self.graph, state = nnx.split(nnx.eval_shape(lambda: build(_OneKey(0))))
         self._paths = {
             ".".join(str(key) for key in path[len(root) :]): path
             for path, _ in nnx.to_flat_state(state)

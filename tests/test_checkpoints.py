@@ -5,7 +5,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from nas.checkpoints import Checkpoints
-from nas.commands import Interrupted
+from nas.cli import Interrupted
 from tests import drawn
 
 

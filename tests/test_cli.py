@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nas import commands
+from nas import cli
 from nas.diffusion.pipeline import Pipeline
 from tests import tiny
 
@@ -47,7 +47,7 @@ def start(folders: tiny.Folders) -> Start:
 
 @pytest.fixture
 def here(folders: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lets `commands.run` be called in this process."""
+    """Lets `cli.run` be called in this process."""
     monkeypatch.setenv("NAS_TEST_MODELS", str(folders.pipeline.parent))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
@@ -117,13 +117,13 @@ def test_bad_input_gets_one_clear_message_and_a_failure(
 ) -> None:
     if arguments[0] == "search":
         arguments = [*arguments, "--out", str(tmp_path / "run")]
-    assert commands.run(arguments) == 1
+    assert cli.run(arguments) == 1
     assert complaint in capsys.readouterr().err
 
 
 def test_every_setting_is_explained(here: None, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        commands.run(["search", RECIPE, "--help"])
+        cli.run(["search", RECIPE, "--help"])
     said = capsys.readouterr().out
     for setting in ("--budget", "--group", "--sampling.prompts", "--training.skip", "--seed"):
         assert setting in said

@@ -3,7 +3,7 @@
 import pytest
 
 from latency_models.roofline import Roofline
-from nas import commands
+from nas import cli
 from nas.describe import OUTSIDE, choices, describe, find
 from search_spaces.blocks import ResNet, Separable, Swish, Transformer
 from search_spaces.counting import activation_bytes
@@ -59,13 +59,13 @@ def test_a_pipeline_and_its_unet_are_described_alike(folders: tiny.Folders):
 
 
 def test_what_is_neither_is_one_clear_error(capsys):
-    assert commands.run(["describe", "sd16"]) == 1
+    assert cli.run(["describe", "sd16"]) == 1
     said = capsys.readouterr().err
     assert "sd16 is neither a folder nor a preset" in said and "bk-tiny" in said
 
 
 def test_two_are_shown_beside_each_other(capsys):
-    assert commands.run(["describe", "bk-tiny", "--against", "mobile-diffusion-lite"]) == 0
+    assert cli.run(["describe", "bk-tiny", "--against", "mobile-diffusion-lite"]) == 0
     said = capsys.readouterr().out
     (totals,) = [line for line in said.splitlines() if line.startswith("in all")]
     assert "323.38" in totals and "277.85" in totals and "no self-attention" in said

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas.commands import evolution
+from nas.commands.search import evolution
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import Evolution, State
 from nas.journal import Journal

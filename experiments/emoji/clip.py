@@ -28,11 +28,11 @@ from nas.checkpoints import Checkpoints
 from nas.diffusion.clip import CLIP
 from nas.diffusion.folders import (
     TRANSFORMERS_WEIGHTS,
-    read_tokenizer,
     read_weights,
     write_json,
     write_weights,
 )
+from nas.diffusion.tokens import read_tokenizer
 from nas.training import Trainer, adamw
 
 CONFIG = {

@@ -23,7 +23,8 @@ from experiments.emoji import autoencoder, clip
 from experiments.emoji.pictures import load
 from experiments.emoji.recipe import default
 from experiments.emoji.seed import STYLES
-from nas.diffusion.pipeline import Pipeline, tokenize
+from nas.diffusion.pipeline import Pipeline
+from nas.diffusion.tokens import tokenize
 from nas.perform import GUIDED, recall
 from nas.recipe import Recipe
 from nas.scoring import Evaluator, Scorer

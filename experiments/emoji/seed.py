@@ -29,12 +29,12 @@ from nas.diffusion.folders import (
     DIFFUSERS_WEIGHTS,
     TRANSFORMERS_WEIGHTS,
     read_json,
-    read_tokenizer,
     read_weights,
     write_json,
     write_weights,
 )
 from nas.diffusion.schedule import Schedule
+from nas.diffusion.tokens import read_tokenizer
 from nas.objectives import Batch, denoising
 from nas.supernet import Supernet
 from nas.training import Trainer, adamw

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from transformers import CLIPTokenizer
 
 from search_spaces.model import Weights, from_torch, to_torch, torch_name
 
@@ -49,14 +48,6 @@ def read_json(path: Path) -> Settings:
     if not isinstance(found, Settings):
         raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
     return found
-
-
-def read_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer from `folder`. Raises `ValueError` naming a folder that holds none."""
-    try:
-        return CLIPTokenizer.from_pretrained(folder)
-    except Exception as error:  # transformers and tokenizers raise many kinds.
-        raise ValueError(f"cannot read the tokenizer in {folder}: {error}") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -16,12 +16,12 @@ from nas.diffusion.folders import (
     DIFFUSERS_WEIGHTS,
     TRANSFORMERS_WEIGHTS,
     read_json,
-    read_tokenizer,
     read_weights,
     write_json,
     write_weights,
 )
 from nas.diffusion.schedule import Schedule
+from nas.diffusion.tokens import read_tokenizer, tokenize
 from search_spaces.model import Model, Weights
 from search_spaces.ops import Shape
 from search_spaces.program import network
@@ -114,12 +114,6 @@ class Pipeline:
         write_json(folder / "model_index.json", index)
         write_json(folder / "unet" / "config.json", config)
         write_weights(folder / "unet" / DIFFUSERS_WEIGHTS, weights)
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str], length: int) -> np.ndarray:
-    """Token ids, `[texts, length]` int32."""
-    found = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
-    return np.array(found["input_ids"], np.int32)
 
 
 def _check(folder: Path) -> None:

@@ -1,0 +1,40 @@
+"""`nas describe PRESET_OR_FOLDER [--against OTHER]`: an architecture and what it costs."""
+
+import dataclasses
+
+import tyro
+from rich.console import Console
+
+from latency_models.bench import CACHE, LocalBench
+from nas import describe
+from search_spaces.program import calls
+from search_spaces.unet import lower
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """Prints an architecture stage by stage: blocks, parameters, multiply-accumulates, memory."""
+
+    name: tyro.conf.Positional[str]
+    """A preset, or the folder of a pipeline or of a U-Net."""
+    against: str | None = None
+    """Another, to be shown beside it."""
+    measure: bool = False
+    """Measure every block on this machine, too."""
+
+
+def run(arguments: list[str]) -> int:
+    asked = tyro.cli(Described, args=arguments, prog="nas describe")
+    found = {name: describe.find(name) for name in (asked.name, asked.against) if name}
+    device = None
+    if asked.measure:
+        wanted = [c for spec, inputs in found.values() for c in calls(lower(spec), inputs).values()]
+        device = LocalBench(CACHE).table(wanted)
+    shown = (describe.describe(name, preset, device) for name, preset in found.items())
+    table, console = describe.tables(shown), Console(highlight=False)
+    needed = console.measure(table, options=console.options.update_width(10_000))
+    # Numbers are not cut, however narrow the terminal; a pipe is as wide as it has to be.
+    terminal = max(console.width, needed.minimum)
+    console.width = terminal if console.is_terminal else needed.maximum
+    console.print(table)
+    return 0

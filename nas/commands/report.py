@@ -1,0 +1,41 @@
+"""`nas report FOLDER`: a search's report, written again."""
+
+from pathlib import Path
+from typing import Any
+
+from nas.commands.search import evolution
+from nas.diffusion.pipeline import Pipeline
+from nas.journal import read
+from nas.perform import GUIDED
+from nas.recipe import Search
+from nas.report import page
+from nas.report.story import Story
+from search_spaces.unet import UNetSpace
+
+
+def run(arguments: list[str]) -> int:
+    """Writes the report of a search's folder again, finished or not."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: nas report FOLDER\n\n" + str(run.__doc__))
+        return 0 if arguments in (["-h"], ["--help"]) else 1
+    folder = Path(arguments[0])
+    header, _ = journal_of(folder)
+    pipeline = Pipeline.load(Path(header["pipeline"]))
+    try:
+        limit = Search(**header["settings"]["search"])
+    except (TypeError, LookupError) as error:
+        path = folder / "journal.jsonl"
+        raise ValueError(f"{path} has settings of another version: {error}") from None
+    space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
+    story = Story.read(folder, evolution(limit, space))
+    print(f"{page.summary(story)}\n\nreport    {page.write(story)}")
+    return 0
+
+
+def journal_of(folder: Path) -> tuple[dict[str, Any], Any]:
+    """The header and the entries of a search's journal."""
+    header, entries = read(folder / "journal.jsonl")
+    missing = {"pipeline", "settings"} - header.keys()
+    if missing:
+        raise ValueError(f"{folder / 'journal.jsonl'} is no search's journal: no {min(missing)}")
+    return header, entries

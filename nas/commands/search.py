@@ -1,0 +1,121 @@
+"""`nas search [RECIPE]`: runs a search, or goes on with it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nas import recipe as recipes
+from nas.evolution import Evolution, Profile
+from nas.journal import Journal
+from nas.perform import Performer
+from nas.progress import Live
+from nas.recipe import Recipe, Sampling, Search, Training
+from nas.report import page
+from nas.report.story import Story
+from nas.search import replay, search
+from search_spaces.unet import UNetSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Shrinks the U-Net of a pipeline to a latency budget; what it asks for comes from a recipe,
+    and every setting can be changed here. Killed at any moment, the same command goes on."""
+
+    out: Path
+    """Folder for the searched pipeline, the journal and the report."""
+    pipeline: Path
+    """Folder of the pipeline to shrink."""
+    evaluator: Path
+    """Folder of the CLIP model that scores."""
+    search: Annotated[Search, tyro.conf.arg(name="")]
+    sampling: Sampling
+    training: Training
+    seed: int
+    """Seed of everything that is drawn."""
+
+    def over(self, recipe: Recipe) -> Recipe:
+        """`recipe` with these settings."""
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(recipe, **{n: v for n, v in changed.items() if n != "out"})
+
+    def header(self, recipe: str) -> dict[str, object]:
+        """What the journal must agree with to be gone on with."""
+        return {
+            "recipe": recipe,
+            "pipeline": str(self.pipeline),
+            "evaluator": str(self.evaluator),
+            "seed": self.seed,
+            "settings": {
+                name: dataclasses.asdict(getattr(self, name))
+                for name in ("search", "sampling", "training")
+            },
+        }
+
+
+def run(arguments: list[str]) -> int:
+    named = bool(arguments) and not arguments[0].startswith("-")
+    path = arguments[0] if named else recipes.DEFAULT
+    recipe = recipes.load(path)
+    default = Settings(
+        Path("runs") / path.rpartition(":")[2],
+        **{f.name: getattr(recipe, f.name) for f in dataclasses.fields(Settings)[1:]},
+    )
+    settings = tyro.cli(
+        Settings, default=default, args=arguments[named:], prog=f"nas search {path}"
+    )
+    return _search(settings, path, settings.over(recipe))
+
+
+def _search(settings: Settings, path: str, recipe: Recipe) -> int:
+    recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
+    live = Live()
+    performer = Performer(recipe, settings.out, live.watch)
+    strategy = evolution(recipe.search, performer.space)
+    with Journal(settings.out / "journal.jsonl", settings.header(path)) as journal, live:
+        _same_device(journal, recipe)
+        state = replay(strategy, journal)
+        if not strategy.ask(state) and performer.delivered:
+            return _already_finished(settings.out, strategy)
+        live.begin(strategy, state, resumed=len(journal))
+        for done in search(strategy, performer, journal):
+            state = done.state
+            live.advance(done)
+        live.watch("pictures and report", 0.0)
+        performer.deliver(state)
+    story = Story.read(settings.out, strategy)
+    page.write(story)
+    print(f"\n{page.summary(story)}\n")
+    print(f"pipeline  {settings.out / 'pipeline'}\nreport    {settings.out / 'report.html'}")
+    return 0 if story.kept else 1
+
+
+def _same_device(journal: Journal, recipe: Recipe) -> None:
+    """Raises `ValueError` if the journal's latencies are another device's."""
+    there = next((found for task, found in journal if isinstance(task, Profile)), None)
+    if there is None:
+        return
+    there, here = there["provenance"], recipe.bench.provenance
+    differing = [name for name in here | there if here.get(name) != there.get(name)]
+    if differing:
+        shown = "; ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in differing)
+        raise ValueError(
+            f"{journal.path} has latencies of another device or other software ({shown}), "
+            "which must not be mixed with this one's; go on there, or choose another folder"
+        )
+
+
+def _already_finished(folder: Path, strategy: Evolution) -> int:
+    story = Story.read(folder, strategy)
+    if not (folder / "report.html").exists():
+        page.write(story)
+    print(f"{page.summary(story)}\n\n{folder} holds this finished search, which is left as it is.")
+    print("To search anew, choose another folder with --out, or delete this one.")
+    return 0 if story.kept else 1
+
+
+def evolution(settings: Search, space: UNetSpace) -> Evolution:
+    """Algorithm 1 with these settings."""
+    budget, unit = settings.limit()
+    return Evolution(space, budget, unit, settings.group, settings.rounds, settings.caution)
