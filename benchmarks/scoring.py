@@ -27,7 +27,7 @@ from nas.diffusion.pipeline import Pipeline
 from nas.perform import GUIDED
 from nas.scoring import Evaluator, Scorer
 from nas.supernet import Supernet
-from search_spaces.unet import UNetSpace
+from search_spaces.unet_space import UNetSpace
 
 
 def main(*, prompts: int = 64, repeats: int = 5) -> None:

@@ -129,12 +129,8 @@ def _kind(name: str, op: Op) -> str:
 def choices(op: Op) -> str:
     """What of `op` is not as in Stable Diffusion, in words."""
     named = {field.name: field.default for field in dataclasses.fields(op)}  # pyright: ignore
-    said = [f"depth {op.depth}"] if isinstance(op, Transformer) and op.depth > 1 else []
-    for name in options(op):
-        value = getattr(op, name)
-        if value != named[name]:
-            said.append(_said(name, value))
-    return ", ".join(said)
+    changed = {n: getattr(op, n) for n in options(op) if named[n] is not dataclasses.MISSING}
+    return ", ".join(_said(n, value) for n, value in changed.items() if value != named[n])
 
 
 def _said(name: str, value: object) -> str:

@@ -16,8 +16,10 @@ from latency_models import calibrate, store
 from latency_models.calibrate import Calibrated
 from latency_models.latency import Latency
 from latency_models.table import Table
+from search_spaces.actions import Copy, Remove
 from search_spaces.program import calls
-from search_spaces.unet import Copy, Remove, UNetSpace, UNetSpec
+from search_spaces.unet import UNetSpec
+from search_spaces.unet_space import UNetSpace
 from search_spaces.values import decode, encode
 
 Outcome: TypeAlias = Mapping[str, Any]  # JSON.

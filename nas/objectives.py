@@ -33,7 +33,7 @@ def denoising(supernet: Supernet, schedule: Schedule) -> Loss:
     """
 
     def loss(weights: Weights, batch: Batch, key: jax.Array) -> jax.Array:
-        values, target = _noised(schedule, weights, batch, key)
+        values, target = noised(schedule, weights, batch, key)
         guess = supernet.model(weights, values, batch.keep)
         return jnp.mean((guess.astype(jnp.float32) - target) ** 2)
 
@@ -51,7 +51,7 @@ def distillation(supernet: Supernet, schedule: Schedule) -> Loss:
     ends = supernet.stage_ends
 
     def loss(weights: Weights, batch: Batch, key: jax.Array) -> jax.Array:
-        values, target = _noised(schedule, weights, batch, key)
+        values, target = noised(schedule, weights, batch, key)
         guess, features = supernet.model(weights, values, batch.keep, also=ends)
 
         def disagreement(guess: jax.Array, features: dict[str, jax.Array]) -> jax.Array:
@@ -72,9 +72,11 @@ def _relative(x: jax.Array, wanted: jax.Array) -> jax.Array:
     return jnp.mean((x - wanted) ** 2) / (jnp.mean(wanted**2) + 1e-6)
 
 
-def _noised(
+def noised(
     schedule: Schedule, weights: Weights, batch: Batch, key: jax.Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
+    """What the network reads of a batch, with noise for a random step on every latent, and what it
+    should give for it."""
     x = jnp.asarray(batch.latents)
     # Layers compute in the precision of what they read.
     precision = next(iter(weights.values()), x).dtype

@@ -38,11 +38,13 @@ from nas.recipe import Recipe, Training
 from nas.scoring import Evaluator, Scorer
 from nas.search import Strategy
 from nas.supernet import Supernet
-from nas.surgery import carry
 from nas.training import Trainer, adamw
+from search_spaces.actions import Remove
 from search_spaces.model import Weights
 from search_spaces.program import Program, calls, network
-from search_spaces.unet import Remove, UNetSpace, UNetSpec, lower
+from search_spaces.surgery import Calibration
+from search_spaces.unet import UNetSpec, lower
+from search_spaces.unet_space import UNetSpace
 
 Watch = Callable[[str, float], None]
 """Is told what is being done and the share of it that is done."""
@@ -338,9 +340,8 @@ class Performer:
         weights, spec = self.weights(state, task.parent), state.networks[task.parent].spec
         weights = self.supernet(state.networks[task.parent].supernet).restrict(weights, spec)
         for action in task.actions:
-            edited = action.apply(spec)
-            weights = carry(action, spec, weights, calls(lower(edited), self.space.inputs))
-            spec = edited
+            weights = action.carry(spec, weights, Calibration(self.space.inputs)).weights
+            spec = action.apply(spec)
         return weights
 
     def _trainer(self, supernet: Supernet) -> Trainer:

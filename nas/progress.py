@@ -21,7 +21,7 @@ from nas.evolution import (
     actions,
 )
 from nas.search import Done
-from search_spaces.unet import Remove
+from search_spaces.actions import Remove
 
 
 class Live:

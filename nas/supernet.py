@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from nas.surgery import Leaf, without
 from search_spaces.model import Model, Weights
 from search_spaces.ops import Shape
 from search_spaces.program import network
-from search_spaces.unet import UNetSpec, lower, removable
+from search_spaces.surgery import Leaf, without
+from search_spaces.unet import UNetSpec, lower
+from search_spaces.unet_space import removable
 
 
 class Supernet:

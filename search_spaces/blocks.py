@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from search_spaces import layers
+from search_spaces import carrying, layers
 from search_spaces.layers import (
     GroupNorm,
     Linear,
@@ -187,8 +187,8 @@ class ResNet(Op):
     width: int
     groups: int
     epsilon: float = 1e-5
-    convolution: Convolution = choice(Full(), Separable(), Separable(2))
-    modulation: Modulation = choice(Additive(), ScaleShift())
+    convolution: Convolution = choice(Full(), Separable(), Separable(2), carry=carrying.convolution)
+    modulation: Modulation = choice(Additive(), ScaleShift(), carry=carrying.modulation)
 
     @property
     def outlet(self) -> str:
@@ -231,7 +231,12 @@ class _ResNet(nnx.Module):
 
 
 class Gate(abc.ABC):
-    """The nonlinearity of a gated linear unit, as data."""
+    """The nonlinearity of a gated linear unit, as data.
+
+    It is nearly x * sigmoid(`slope` * x): what one gate stands in for another by.
+    """
+
+    slope: ClassVar[float]
 
     @abc.abstractmethod
     def apply(self, x: jax.Array) -> jax.Array: ...
@@ -241,6 +246,8 @@ class Gate(abc.ABC):
 class GELU(Gate):
     """The exact GELU of SD's GEGLU (Shazeer, 2020)."""
 
+    slope = 1.702  # Hendrycks & Gimpel, 2016.
+
     def apply(self, x: jax.Array) -> jax.Array:
         return jax.nn.gelu(x, approximate=False)
 
@@ -248,6 +255,8 @@ class GELU(Gate):
 @dataclasses.dataclass(frozen=True)
 class Swish(Gate):
     """SiLU, for SwiGLU: stable in float16 and int8, where GELU's cubic is not."""
+
+    slope = 1.0
 
     def apply(self, x: jax.Array) -> jax.Array:
         return jax.nn.silu(x)
@@ -265,17 +274,17 @@ class Transformer(Op):
     the same function, other shapes on disk.
     """
 
-    heads: int
-    size: int
-    groups: int
-    depth: int = 1
+    heads: int = choice(among=lambda op: _fewer(op.heads), carry=carrying.heads)
+    size: int  # pyright: ignore[reportGeneralTypeIssues]
+    groups: int  # pyright: ignore[reportGeneralTypeIssues]
+    depth: int = choice(1, among=lambda op: _fewer(op.depth), carry=carrying.depth)
     linear: bool = False
-    self_attention: bool = choice(True, False)
-    cross_attention: bool = choice(True, False)
-    mixing: Mixing = choice(Softmax(), ReluByLength(), ReluBySum())
-    shared: bool = choice(False, True)
-    ffn: int = choice(8, 6, 4)
-    gate: Gate = choice(GELU(), Swish())
+    self_attention: bool = choice(True, False, carry=carrying.attended)
+    cross_attention: bool = choice(True, False, carry=carrying.attended)
+    mixing: Mixing = choice(Softmax(), ReluByLength(), ReluBySum(), carry=carrying.mixing)
+    shared: bool = choice(False, True, carry=carrying.shared)
+    ffn: int = choice(8, 6, 4, carry=carrying.ffn)
+    gate: Gate = choice(GELU(), Swish(), carry=carrying.gate)
 
     @property
     def outlet(self) -> str:
@@ -284,6 +293,11 @@ class Transformer(Op):
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         x, context = inputs
         return _Transformer(self, x.shape[-1], context.shape[-1], rngs)
+
+
+def _fewer(count: int) -> tuple[int, ...]:
+    """One less, and half."""
+    return tuple(n for n in (count - 1, count // 2) if n > 0)
 
 
 class _Transformer(nnx.Module):

@@ -118,6 +118,14 @@ class SeparableConv(nnx.Module):
         return self.pointwise(convolve_depthwise(x, kernel))
 
 
+def combined(depthwise: jax.Array, pointwise: jax.Array, expansion: int) -> jax.Array:
+    """The kernel `[size, size, in, out]` that the two of a `SeparableConv` stand for."""
+    size, _, _, filtered = depthwise.shape
+    filters = depthwise.reshape(size, size, filtered // expansion, expansion)
+    mixed = pointwise.reshape(filtered // expansion, expansion, -1)
+    return jnp.einsum("hwie,ieo->hwio", filters, mixed)
+
+
 def convolve_depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Every channel of `x` convolved with its own filters, `[size, size, 1, in * filters]`, at
     stride one, padded with zeros."""

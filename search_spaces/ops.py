@@ -8,6 +8,7 @@ so what is counted, what is measured and what is trained cannot drift apart.
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -35,17 +36,44 @@ class Op(abc.ABC):
         """Builds the layer for inputs of these shapes, each `[batch, ...]`."""
 
 
-def choice(*options: Any) -> Any:
-    """Declares a field of an op as searchable; the first option is the default."""
-    return dataclasses.field(default=options[0], metadata={"options": options})
+class Choice(NamedTuple):
+    """What is searched about a field of an op."""
+
+    options: tuple[Any, ...]
+    among: Callable[[Any], Iterable[Any]]  # Options that depend on the op.
+    carry: Callable[[Any], Any] | None  # How weights follow; see `search_spaces.surgery`.
+
+
+def choice(
+    *options: Any,
+    among: Callable[[Any], Iterable[Any]] = lambda op: (),
+    carry: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Declares a field of an op as searchable; the first option is the default.
+
+    `among` gives options that depend on the op; with it alone the field has no default. `carry`
+    makes the weights of the changed op out of those it had (`surgery.Carry`); without it weights
+    of the same name and shape are kept.
+    """
+    default = options[0] if options else dataclasses.MISSING
+    declared = Choice(options, among, carry)
+    return dataclasses.field(default=default, metadata={Choice: declared})
+
+
+def choices(op: Op) -> dict[str, Choice]:
+    """The searchable fields of `op`, as they were declared."""
+    return {
+        field.name: field.metadata[Choice]
+        for field in dataclasses.fields(op)  # pyright: ignore[reportArgumentType]
+        if Choice in field.metadata
+    }
 
 
 def options(op: Op) -> dict[str, tuple[Any, ...]]:
-    """What each searchable field of `op` may be, the value it has included."""
+    """What each searchable field of `op` may be, the value it has first."""
     return {
-        field.name: tuple(dict.fromkeys((getattr(op, field.name), *field.metadata["options"])))
-        for field in dataclasses.fields(op)  # pyright: ignore[reportArgumentType]
-        if "options" in field.metadata
+        name: tuple(dict.fromkeys((getattr(op, name), *declared.options, *declared.among(op))))
+        for name, declared in choices(op).items()
     }
 
 

@@ -1,33 +1,71 @@
 """What a search space is: a first spec, the edits legal on a spec, and its lowering."""
 
 import abc
-from collections.abc import Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from search_spaces.program import Program
+from search_spaces.model import Weights
+from search_spaces.ops import Shape, output
+from search_spaces.program import Program, calls
+from search_spaces.surgery import Calibration, Carried
 
 Spec = TypeVar("Spec")
 
 
 class Action(Protocol[Spec]):
-    """An edit, as data. `apply` is pure and never mutates its argument."""
+    """An edit, as data. It is pure: it never mutates its arguments."""
+
+    calibrated: ClassVar[bool]
+    """Whether `carry` needs calibration samples."""
 
     def apply(self, spec: Spec) -> Spec:
-        """Returns the edited spec. Raises `ValueError` where the edit is not legal."""
+        """The edited spec. Raises `ValueError` with the reason where the edit is not legal."""
+        ...
+
+    def inverse(self, spec: Spec) -> "Action[Spec] | None":
+        """The edit that leads from `apply(spec)` back to `spec`; none where there is none."""
+        ...
+
+    def carry(self, spec: Spec, weights: Weights, calibration: Calibration) -> Carried:
+        """The weights of `apply(spec)`, made of those of `spec`."""
         ...
 
 
 class SearchSpace(abc.ABC, Generic[Spec]):
     """Specs are frozen, hashable dataclasses; equal specs mean equal architectures."""
 
+    inputs: Mapping[str, Shape]
+    """Shapes at which the network is deployed."""
+
     @abc.abstractmethod
     def initial(self) -> Spec:
         """The architecture the search starts from."""
 
     @abc.abstractmethod
-    def actions(self, spec: Spec) -> Iterable[Action[Spec]]:
-        """All edits that are legal on `spec`; applying any of them stays in the space."""
+    def candidates(self, spec: Spec) -> Iterable[Action[Spec]]:
+        """All edits of `spec` that this space knows, legal or not."""
 
     @abc.abstractmethod
     def lower(self, spec: Spec) -> Program:
         """The architecture as a program of ops."""
+
+    def actions(self, spec: Spec) -> Iterator[Action[Spec]]:
+        """All edits that are legal on `spec`; applying any of them stays in the space."""
+        return (action for action in self.candidates(spec) if self.illegal(spec, action) is None)
+
+    def illegal(self, spec: Spec, action: Action[Spec]) -> str | None:
+        """Why `action` is not legal on `spec`; none where it is."""
+        try:
+            edited = action.apply(spec)
+            before, after = (self._result(s) for s in (spec, edited))
+        except (TypeError, ValueError) as error:
+            return str(error)
+        if edited == spec:
+            return f"{action} changes nothing"
+        if before != after:
+            return f"the network would give {after.shape} instead of {before.shape}"
+        return None
+
+    def _result(self, spec: Any) -> Shape:
+        program = self.lower(spec)
+        return output(calls(program, self.inputs)[program[-1].name])

@@ -1,4 +1,4 @@
-"""Diffusion U-Nets as values: stages, layers and blocks, and the edits SnapFusion searches over.
+"""Diffusion U-Nets as values: stages, layers and blocks, and their lowering to a program.
 
 A layer is a list of blocks. A layer of the down path pushes one skip, the value after its last
 block; a layer of the up path pops one, which its first ResNet reads. Removing blocks keeps the
@@ -8,8 +8,7 @@ balance, and removing a block computes exactly what bypassing it does.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -20,9 +19,8 @@ from search_spaces.blocks import (
     TimeEmbedding,
     Transformer,
 )
-from search_spaces.ops import Op, Shape, output
-from search_spaces.program import Program, Step, calls
-from search_spaces.space import Action, SearchSpace
+from search_spaces.ops import Op, Shape
+from search_spaces.program import Program, Step
 
 SIZES = 6  # Numbers about a picture that SDXL reads: original size, crop, target size.
 
@@ -43,10 +41,24 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """Layers at one resolution, then the change of resolution, if any. `name` is diffusers'."""
+class Place:
+    """Where a block is: numbers of a stage among a spec's `stages`, of a layer in it, and of the
+    block in the layer."""
 
-    name: str
+    stage: int
+    layer: int
+    position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Layers at one resolution, then the change of resolution, if any.
+
+    `name` is diffusers', the path of the resampling's weights; as a block's, it is not part of the
+    architecture.
+    """
+
+    name: str = dataclasses.field(compare=False)
     layers: tuple[Layer, ...]
     resample: Op | None = None
 
@@ -57,7 +69,10 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class UNetSpec:
-    """A conditional U-Net: `down` from high to low resolution, `middle`, `up` back again."""
+    """A conditional U-Net: `down` from high to low resolution, `middle`, `up` back again.
+
+    The middle has no skips, so what it holds is one layer, however it was given.
+    """
 
     stem: Conv
     time: TimeEmbedding
@@ -68,6 +83,10 @@ class UNetSpec:
     head: Conv
     added: TextTimeEmbedding | None = None  # SDXL's second conditioning.
 
+    def __post_init__(self) -> None:
+        middle = dataclasses.replace(self.middle, layers=(Layer(self.middle.blocks),))
+        object.__setattr__(self, "middle", middle)
+
     @property
     def stages(self) -> tuple[Stage, ...]:
         return (*self.down, self.middle, *self.up)
@@ -76,11 +95,34 @@ class UNetSpec:
     def blocks(self) -> tuple[Block, ...]:
         return tuple(block for stage in self.stages for block in stage.blocks)
 
-    def block(self, name: str) -> Block:
-        for block in self.blocks:
-            if block.name == name:
-                return block
+    def place(self, name: str) -> Place:
+        """Where the block of that name is. Raises `ValueError` with the blocks there are."""
+        for number, stage in enumerate(self.stages):
+            for index, layer in enumerate(stage.layers):
+                for position, block in enumerate(layer.blocks):
+                    if block.name == name:
+                        return Place(number, index, position)
         raise ValueError(f"no block {name}; this spec has {[b.name for b in self.blocks]}")
+
+    def block(self, name: str) -> Block:
+        """The block of that name. Raises `ValueError` with the blocks there are."""
+        place = self.place(name)
+        return self.stages[place.stage].layers[place.layer].blocks[place.position]
+
+    def with_stages(self, changed: Mapping[int, Stage]) -> "UNetSpec":
+        """This spec with other stages, given by their numbers in `stages`."""
+        stages = tuple(changed.get(number, stage) for number, stage in enumerate(self.stages))
+        count = len(self.down)
+        return dataclasses.replace(
+            self, down=stages[:count], middle=stages[count], up=stages[count + 1 :]
+        )
+
+    def with_blocks(self, place: Place, blocks: tuple[Block, ...]) -> "UNetSpec":
+        """This spec with the layer at `place` holding `blocks`."""
+        stage = self.stages[place.stage]
+        layers = list(stage.layers)
+        layers[place.layer] = Layer(blocks)
+        return self.with_stages({place.stage: dataclasses.replace(stage, layers=tuple(layers))})
 
 
 def stage_names(spec: UNetSpec) -> tuple[str, ...]:
@@ -116,8 +158,8 @@ def lower(spec: UNetSpec) -> Program:
         if stage.resample is not None:
             program.append(_resample(stage, "downsamplers", program[-1].name))
             skips.append(program[-1].name)
-    for layer in spec.middle.layers:
-        program += _steps(layer, program[-1].name, time)
+    (middle,) = spec.middle.layers
+    program += _steps(middle, program[-1].name, time)
     pops = sum(len(stage.layers) for stage in spec.up)
     if pops != len(skips):
         raise ValueError(f"the down path pushes {len(skips)} skips, the up path pops {pops}")
@@ -171,108 +213,3 @@ def inputs(
         found["pooled"] = jax.ShapeDtypeStruct((batch, pooled), dtype)
         found["sizes"] = jax.ShapeDtypeStruct((batch, SIZES), "float32")
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Remove:
-    """Removes one block. What followed it reads what it read; see the module's docstring."""
-
-    block: str
-
-    def apply(self, spec: UNetSpec) -> UNetSpec:
-        spec.block(self.block)
-        return _edit(spec, self.block, lambda block: ())
-
-
-@dataclasses.dataclass(frozen=True)
-class Copy:
-    """Puts a copy of a block, called `name`, behind it. The copy of a ResNet that reads a skip
-    reads none."""
-
-    block: str
-    name: str
-
-    def apply(self, spec: UNetSpec) -> UNetSpec:
-        if any(block.name == self.name for block in spec.blocks):
-            raise ValueError(f"this spec has a block {self.name} already; give the copy a new name")
-        new = dataclasses.replace(spec.block(self.block), name=self.name, reads_skip=False)
-        return _edit(spec, self.block, lambda block: (block, new))
-
-
-def _edit(spec: UNetSpec, name: str, change: Callable[[Block], tuple[Block, ...]]) -> UNetSpec:
-    def layer(old: Layer) -> Layer:
-        if all(block.name != name for block in old.blocks):
-            return old
-        return Layer(
-            tuple(
-                new for old in old.blocks for new in (change(old) if old.name == name else (old,))
-            )
-        )
-
-    def stage(old: Stage) -> Stage:
-        return dataclasses.replace(old, layers=tuple(map(layer, old.layers)))
-
-    return dataclasses.replace(
-        spec,
-        down=tuple(map(stage, spec.down)),
-        middle=stage(spec.middle),
-        up=tuple(map(stage, spec.up)),
-    )
-
-
-def removable(spec: UNetSpec, inputs: Mapping[str, Shape]) -> tuple[str, ...]:
-    """Names of the blocks that may be removed: those whose output has the shape of their input.
-
-    In SD-1.5 these are all 16 transformers and 18 of 22 ResNets.
-    """
-    found = calls(lower(spec), inputs)
-    return tuple(
-        block.name
-        for block in spec.blocks
-        if output(found[block.name]) == found[block.name].inputs[0]
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class UNetSpace(SearchSpace[UNetSpec]):
-    """SnapFusion's actions on a seed: remove any block that may be, copy any that may be removed.
-
-    `inputs` are the shapes at which the network is deployed. A layer holds at most `depth`
-    blocks of a kind, so the space is finite.
-    """
-
-    seed: UNetSpec
-    inputs: Mapping[str, Shape]
-    depth: int = 4
-
-    def initial(self) -> UNetSpec:
-        return self.seed
-
-    def actions(self, spec: UNetSpec) -> Iterator[Action[UNetSpec]]:
-        yield from self.removals(spec)
-        yield from self.copies(spec)
-
-    def removals(self, spec: UNetSpec) -> Iterator[Remove]:
-        yield from map(Remove, removable(spec, self.inputs))
-
-    def copies(self, spec: UNetSpec, *, taken: Iterable[str] = ()) -> Iterator[Copy]:
-        """Copies that are legal on `spec`, called by the original's name and the first free number.
-
-        Names in `taken` are not free: those of blocks that `spec` had once.
-        """
-        legal = set(removable(spec, self.inputs))
-        taken = {*taken, *(block.name for block in spec.blocks)}
-        for stage in spec.stages:
-            for layer in stage.layers:
-                for block in layer.blocks:
-                    kind = [b for b in layer.blocks if type(b.op) is type(block.op)]
-                    if block.name in legal and len(kind) < self.depth:
-                        yield Copy(block.name, _free(block.name, taken))
-
-    def lower(self, spec: UNetSpec) -> Program:
-        return lower(spec)
-
-
-def _free(name: str, taken: Container[str]) -> str:
-    stem = name.partition("+")[0]
-    return next(free for n in itertools.count(1) if (free := f"{stem}+{n}") not in taken)

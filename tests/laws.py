@@ -1,84 +1,145 @@
 """The laws every search space obeys. Subclass `SpaceLaws` to hold your space to them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search_spaces.model import Weights
 from search_spaces.ops import Shape, model, output
-from search_spaces.program import calls, network
-from search_spaces.space import SearchSpace
+from search_spaces.program import Program, calls, network
+from search_spaces.space import Action, SearchSpace
+from search_spaces.surgery import Calibration, Samples
 from search_spaces.values import decode, encode
+from tests import drawn
 
-walks = st.lists(st.integers(0, 10**6), max_size=8)
-"""Random walks through a space: which of the legal actions is taken, modulo their number."""
+walks = st.lists(st.integers(0, 10**6), max_size=16)
+"""Random walks through a space: which of the edits is tried next, modulo their number."""
 
 
 class SpaceLaws:
     space: ClassVar[SearchSpace[Any]]
-    inputs: ClassVar[Mapping[str, Shape]]
 
-    @settings(max_examples=10)
+    @settings(max_examples=25)
     @given(walks)
-    def test_every_action_stays_in_the_space(self, walk):
-        spec = walked(self.space, walk)
-        shape = self._result(self.space.initial())
-        for action in self.space.actions(spec):
-            assert self._result(action.apply(spec)) == shape  # Raises if ill-typed.
+    def test_a_legal_edit_changes_the_architecture_and_keeps_its_interface(self, walk):
+        for spec, action in steps(self.space, walk):
+            edited = action.apply(spec)
+            assert edited != spec
+            assert _result(self.space, edited) == _result(self.space, spec)
 
+    @settings(max_examples=25)
     @given(walks)
-    def test_actions_change_the_architecture(self, walk):
-        spec = walked(self.space, walk)
-        assert all(action.apply(spec) != spec for action in self.space.actions(spec))
+    def test_an_edit_and_its_inverse_give_the_spec_back(self, walk):
+        for spec, action in steps(self.space, walk):
+            back = action.inverse(spec)
+            if back is not None:
+                edited = action.apply(spec)
+                assert repr(back.apply(edited)) == repr(spec)  # Names are not compared by `==`.
+                assert self.space.illegal(edited, back) is None
 
+    @settings(max_examples=25)
     @given(walks)
-    def test_actions_are_pure(self, walk):
-        spec = walked(self.space, walk)
-        before = repr(spec)
-        for action in self.space.actions(spec):
+    def test_edits_are_pure(self, walk):
+        for spec, action in steps(self.space, walk):
+            before = repr(spec), repr(action)
             assert repr(action.apply(spec)) == repr(action.apply(spec))
-        assert repr(spec) == before
+            assert (repr(spec), repr(action)) == before
 
+    @settings(max_examples=25)
     @given(walks)
-    def test_specs_and_actions_survive_json(self, walk):
-        spec = walked(self.space, walk)
-        found = decode(json.loads(json.dumps(encode(spec))))
-        assert found == spec and repr(found) == repr(spec)  # Names are not compared by `==`.
-        for action in self.space.actions(spec):
-            assert decode(json.loads(json.dumps(encode(action)))) == action
+    def test_specs_and_edits_survive_json(self, walk):
+        for spec, action in steps(self.space, walk):
+            for value in (spec, action, action.inverse(spec)):
+                found = decode(json.loads(json.dumps(encode(value))))
+                assert found == value and repr(found) == repr(value)
 
+    @settings(max_examples=25)
     @given(walks)
     def test_equal_specs_hash_equal_and_lower_to_equal_calls(self, walk):
         spec, again = walked(self.space, walk), walked(self.space, walk)
         assert spec == again and hash(spec) == hash(again)
-        ours, theirs = (calls(self.space.lower(s), self.inputs) for s in (spec, again))
+        ours, theirs = (calls(self.space.lower(s), self.space.inputs) for s in (spec, again))
         assert list(ours.values()) == list(theirs.values())
+
+    @settings(max_examples=25)
+    @given(walks)
+    def test_an_edit_that_is_not_legal_has_a_reason(self, walk):
+        spec = walked(self.space, walk)
+        for action in list(self.space.candidates(spec))[:: 1 + len(walk)]:
+            reason = self.space.illegal(spec, action)
+            assert reason is None or len(reason) > 10
 
     @settings(max_examples=2)  # Each builds a network.
     @given(walks)
     def test_a_network_has_the_parameters_of_its_calls(self, walk):
         program = self.space.lower(walked(self.space, walk))
-        parts = calls(program, self.inputs)
-        named = {
-            f"{step}.{name}": shape
-            for step, call in parts.items()
-            for name, shape in model(call).shapes.items()
-        }
-        built = network(program, self.inputs)
+        named = shapes(self.space, program)
+        built = network(program, self.space.inputs)
         assert built.shapes == named
-        assert built.size == sum(model(call).size for call in parts.values())
+        assert built.size == sum(shape.size for shape in named.values())
 
-    def _result(self, spec: Any) -> Shape:
-        program = self.space.lower(spec)
-        return output(calls(program, self.inputs)[program[-1].name])
+    @settings(max_examples=4)  # Each fits weights.
+    @given(walks.filter(lambda walk: 0 < len(walk) <= 3))
+    def test_weights_go_along(self, walk):
+        weights = drawn.weights(shapes(self.space, self.space.lower(self.space.initial())), seed=1)
+        for spec, action in steps(self.space, walk):
+            carried = action.carry(spec, weights, calibration(self.space))
+            wanted = shapes(self.space, self.space.lower(action.apply(spec)))
+            assert {n: w.shape for n, w in carried.weights.items()} == {
+                n: s.shape for n, s in wanted.items()
+            }
+            assert set(carried.fresh) <= wanted.keys() and set(carried.lost) <= weights.keys()
+            assert all(np.isfinite(np.asarray(w)).all() for w in carried.weights.values())
+            weights = carried.weights
+
+
+def steps(space: SearchSpace[Any], walk: Sequence[int]) -> Iterator[tuple[Any, Action[Any]]]:
+    """The specs of a walk and the legal edits that lead on; edits that are not legal are passed."""
+    spec = space.initial()
+    for choice in walk:
+        candidates = list(space.candidates(spec))
+        action = candidates[choice % len(candidates)]
+        if space.illegal(spec, action) is None:
+            yield spec, action
+            spec = action.apply(spec)
 
 
 def walked(space: SearchSpace[Any], walk: Sequence[int]) -> Any:
     """Where `walk` leads, from the space's first spec."""
     spec = space.initial()
-    for choice in walk:
-        actions = list(space.actions(spec))
-        spec = actions[choice % len(actions)].apply(spec)
+    for before, action in steps(space, walk):
+        spec = action.apply(before)
     return spec
+
+
+def shapes(space: SearchSpace[Any], program: Program) -> dict[str, Any]:
+    """Names and shapes of a program's weights, call by call."""
+    return {
+        f"{step}.{name}": shape
+        for step, call in calls(program, space.inputs).items()
+        for name, shape in model(call).shapes.items()
+    }
+
+
+def calibration(space: SearchSpace[Any], rows: int = 6) -> Calibration:
+    """Samples that are noise."""
+
+    def samples(program: Program, weights: Weights, step: str) -> Samples:
+        call = calls(program, space.inputs)[step]
+        reads = [
+            jnp.asarray(drawn.normal(number, rows, *shape.shape[1:]))
+            for number, shape in enumerate(call.inputs)
+        ]
+        return Samples(tuple(reads), lambda: drawn.weights(model(call).shapes, seed=2))
+
+    return Calibration(space.inputs, samples)
+
+
+def _result(space: SearchSpace[Any], spec: Any) -> Shape:
+    program = space.lower(spec)
+    return output(calls(program, space.inputs)[program[-1].name])

@@ -29,9 +29,11 @@ from nas.evolution import (
 from nas.journal import Journal
 from nas.report.story import Story
 from nas.search import search
+from search_spaces.actions import Remove
 from search_spaces.blocks import Transformer
 from search_spaces.program import calls
-from search_spaces.unet import Remove, UNetSpace, UNetSpec, lower
+from search_spaces.unet import UNetSpec, lower
+from search_spaces.unet_space import UNetSpace
 from tests import tiny
 
 HEADER: Mapping[str, Any] = {

@@ -19,7 +19,9 @@ from nas.diffusion import unet
 from nas.evolution import Evolution
 from nas.journal import Journal
 from nas.search import replay, search
-from search_spaces.unet import Remove, UNetSpace, UNetSpec
+from search_spaces.actions import Remove
+from search_spaces.unet import UNetSpec
+from search_spaces.unet_space import UNetSpace
 from tests import tiny
 
 SPACE = tiny.unet_space(tiny.UNET)

@@ -29,7 +29,7 @@ from nas.evolution import (
 )
 from nas.journal import Journal, read
 from nas.search import Done, replay, search
-from search_spaces.unet import Copy, Remove
+from search_spaces.actions import Copy, Remove
 from tests import tiny
 
 SPACE = tiny.unet_space(tiny.UNET)

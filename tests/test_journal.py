@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nas.evolution import Evolve, Profile, Reference, Score, Train
 from nas.journal import Journal, read
-from search_spaces.unet import Copy, Remove
+from search_spaces.actions import Copy, Remove
 
 HEADER = {"recipe": "a:b", "seed": 0, "settings": {"group": 4, "rates": [0.1, 0.2]}}
 ENTRIES = [

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from nas.diffusion import unet
 from nas.diffusion.pipeline import Pipeline
 from nas.scoring import Evaluator
-from search_spaces.unet import UNetSpace
+from search_spaces.unet_space import UNetSpace
 from tests import drawn, tiny
 from tests.laws import walked, walks
 

@@ -10,7 +10,8 @@ from search_spaces.counting import NONE, macs
 from search_spaces.ops import model
 from search_spaces.presets import PRESETS
 from search_spaces.program import calls
-from search_spaces.unet import lower, removable
+from search_spaces.unet import lower
+from search_spaces.unet_space import removable
 from search_spaces.values import decode, encode
 from tests import tiny
 

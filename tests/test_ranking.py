@@ -7,7 +7,7 @@ from experiments.emoji.ranking import EveryRemoval, agreement, bootstrapped
 from nas.evolution import Evolution, Score, Train
 from nas.journal import Journal
 from nas.search import search
-from search_spaces.unet import Remove
+from search_spaces.actions import Remove
 from tests import tiny
 
 SPACE = tiny.unet_space(tiny.UNET)

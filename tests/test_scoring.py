@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nas.perform import Performer, recall
 from nas.scoring import Evaluator, Scorer
 from nas.supernet import Supernet
-from search_spaces.unet import UNetSpace
+from search_spaces.unet_space import UNetSpace
 from tests import drawn, tiny
 
 STEPS = 2

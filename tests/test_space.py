@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 
 from nas.diffusion import unet
+from search_spaces.actions import Choose, Copy, Remove
 from search_spaces.blocks import ResNet, Transformer
 from search_spaces.ops import output
 from search_spaces.program import calls, network
-from search_spaces.unet import Copy, Layer, Remove, UNetSpace, UNetSpec, lower, removable
+from search_spaces.unet import Layer, UNetSpec, lower
+from search_spaces.unet_space import UNetSpace, removable
 from tests import tiny
 from tests.laws import SpaceLaws, walked, walks
 
@@ -36,30 +38,29 @@ def renamed(spec: UNetSpec) -> UNetSpec:
 class UNetLaws(SpaceLaws):
     space: UNetSpace  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    @settings(max_examples=25)
     @given(walks)
     def test_names_are_not_part_of_the_architecture(self, walk):
         spec = walked(self.space, walk)
         assert renamed(spec) == spec and hash(renamed(spec)) == hash(spec)
         assert repr(renamed(spec)) != repr(spec)
 
+    @settings(max_examples=25)
     @given(walks)
     def test_names_are_unique(self, walk):
         names = [step.name for step in lower(walked(self.space, walk))]
         assert len(set(names)) == len(names)
 
+    @settings(max_examples=25)
     @given(walks)
-    def test_edits_keep_the_number_of_skips(self, walk):
+    def test_skips_balance(self, walk):
         spec = walked(self.space, walk)
-        for ours, seeds in zip(spec.stages, self.space.seed.stages, strict=True):
-            assert len(ours.layers) == len(seeds.layers) and ours.resample == seeds.resample
+        changes = sum(stage.resample is not None for stage in spec.down)
+        pushed = 1 + sum(len(stage.layers) for stage in spec.down) + changes
+        assert pushed == sum(len(stage.layers) for stage in spec.up)
+        assert changes == sum(stage.resample is not None for stage in spec.up)
 
-    @given(walks)
-    def test_removing_a_fresh_copy_undoes_it(self, walk):
-        spec = walked(self.space, walk)
-        for copy in self.space.copies(spec):
-            undone = Remove(copy.name).apply(copy.apply(spec))
-            assert repr(undone) == repr(spec)
-
+    @settings(max_examples=25)
     @given(walks)
     def test_removals_commute(self, walk):
         spec = walked(self.space, walk)
@@ -68,15 +69,18 @@ class UNetLaws(SpaceLaws):
             one, other = tiny.without(spec, first, second), tiny.without(spec, second, first)
             assert repr(one) == repr(other)
 
+    @settings(max_examples=25)
     @given(walks)
-    def test_removable_is_what_keeps_its_shape(self, walk):
+    def test_a_block_may_be_removed_if_and_only_if_it_keeps_its_shape(self, walk):
         spec = walked(self.space, walk)
         found = calls(lower(spec), self.space.inputs)
-        legal = {removal.block for removal in self.space.removals(spec)}
-        for block in spec.blocks:
+        for block in spec.blocks[:: 1 + len(walk)]:
             call = found[block.name]
-            assert (block.name in legal) == (output(call) == call.inputs[0])
+            legal = self.space.illegal(spec, Remove(block.name)) is None
+            assert legal == (output(call) == call.inputs[0])
+            assert legal == (block.name in removable(spec, self.space.inputs))
 
+    @settings(max_examples=25)
     @given(walks)
     def test_removals_leave_what_else_is_removable(self, walk):
         spec = walked(self.space, walk)
@@ -85,14 +89,16 @@ class UNetLaws(SpaceLaws):
             left = removable(Remove(block).apply(spec), self.space.inputs)
             assert left == tuple(name for name in legal if name != block)
 
+    @settings(max_examples=25)
     @given(walks)
-    def test_a_layer_holds_at_most_depth_blocks_of_a_kind(self, walk):
+    def test_copies_are_made_only_where_a_layer_has_room(self, walk):
         space = dataclasses.replace(self.space, depth=2)
         spec = walked(space, walk)
-        for stage in spec.stages:
-            for layer in stage.layers:
-                kinds = collections.Counter(type(block.op) for block in layer.blocks)
-                assert not kinds or max(kinds.values()) <= 2
+        for copy in space.copies(spec):
+            place = copy.apply(spec).place(copy.name)
+            layer = copy.apply(spec).stages[place.stage].layers[place.layer]
+            kinds = collections.Counter(type(block.op) for block in layer.blocks)
+            assert kinds[type(spec.block(copy.block).op)] <= 2
 
     def test_every_removable_block_may_be_copied_where_there_is_room(self):
         seed = self.space.seed
@@ -100,11 +106,14 @@ class UNetLaws(SpaceLaws):
             removal.block for removal in self.space.removals(seed)
         }
 
-    @pytest.mark.parametrize("action", [Remove("gone"), Copy("gone", "new")])
+    @pytest.mark.parametrize(
+        "action", [Remove("gone"), Copy("gone", "new"), Choose("gone", "ffn", 6)]
+    )
     def test_actions_on_unknown_blocks_raise_with_the_blocks_there_are(self, action):
         with pytest.raises(ValueError, match=r"no block gone; .*down_blocks\.0\.resnets\.0"):
             action.apply(self.space.seed)
 
+    @settings(max_examples=25)
     @given(walks)
     def test_copies_have_names_that_are_free(self, walk):
         spec = walked(self.space, walk)
@@ -114,21 +123,16 @@ class UNetLaws(SpaceLaws):
         assert not names & {*once, *again} and not {*once} & {*again}
 
 
-def laws_of(config) -> tuple[UNetSpace, dict[str, jax.ShapeDtypeStruct]]:
-    space = tiny.unet_space(config)
-    return space, dict(space.inputs)
-
-
 class TestTiny(UNetLaws):
-    space, inputs = laws_of(tiny.UNET)
+    space = tiny.unet_space(tiny.UNET)
 
 
 class TestSD15(UNetLaws):
-    space, inputs = laws_of(tiny.NARROW_SD15)
+    space = tiny.unet_space(tiny.NARROW_SD15)
 
 
-class TestSD21(UNetLaws):
-    space, inputs = laws_of(tiny.NARROW_SD21)
+class TestSDXL(UNetLaws):
+    space = tiny.unet_space(tiny.NARROW_SDXL)
 
 
 def test_the_tiny_unet_has_ten_removable_blocks():
@@ -189,7 +193,7 @@ def test_a_copy_stands_behind_its_original():
     spec = unet.from_config(tiny.UNET)
     copy = tiny.copied(spec, ("mid_block.resnets.0", "new"))
     blocks = [block.name for block in copy.middle.layers[0].blocks]
-    assert blocks == ["mid_block.resnets.0", "new", "mid_block.attentions.0"]
+    assert blocks[:3] == ["mid_block.resnets.0", "new", "mid_block.attentions.0"]
     assert copy.block("new").op == spec.block("mid_block.resnets.0").op
 
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.surgery import carry, without
+from search_spaces.actions import Copy, Remove
 from search_spaces.model import Weights
 from search_spaces.ops import model
 from search_spaces.program import calls, network
-from search_spaces.unet import Copy, Remove, UNetSpec, lower
+from search_spaces.surgery import Calibration, without
+from search_spaces.unet import Block, UNetSpec, lower
 from tests import drawn, tiny
 from tests.drawn import compiled
 
@@ -29,7 +30,7 @@ KINDS = {
 
 def carried(action: Remove | Copy, spec: UNetSpec, weights: Weights) -> tuple[UNetSpec, Weights]:
     child = action.apply(spec)
-    return child, carry(action, spec, weights, calls(lower(child), SPACE.inputs))
+    return child, action.carry(spec, weights, Calibration(SPACE.inputs)).weights
 
 
 def same(one: jax.Array, other: jax.Array) -> bool:
@@ -106,12 +107,11 @@ def test_weights_carried_through_edits_are_exactly_those_of_the_child(walk):
 
 def test_a_block_that_is_not_residual_cannot_be_copied():
     stem = SPACE.seed.stem  # A convolution, put where a block may be.
-    middle = SPACE.seed.middle
-    block = dataclasses.replace(middle.layers[1].blocks[0], op=dataclasses.replace(stem, width=16))
-    layers = (middle.layers[0], dataclasses.replace(middle.layers[1], blocks=(block,)))
-    spec = dataclasses.replace(SPACE.seed, middle=dataclasses.replace(middle, layers=layers))
-    with pytest.raises(ValueError, match=r"mid_block\.resnets\.1 is not residual"):
-        carry(Copy("mid_block.resnets.1", "new"), spec, WEIGHTS, {})
+    place = SPACE.seed.place("mid_block.resnets.0")
+    block = Block(dataclasses.replace(stem, width=16), "mid_block.resnets.0")
+    spec = SPACE.seed.with_blocks(place, (block,))
+    with pytest.raises(ValueError, match="is not residual"):
+        carried(Copy("mid_block.resnets.0", "new"), spec, WEIGHTS)
 
 
 def test_without_drops_whole_blocks_only():

@@ -35,10 +35,12 @@ from nas.evolution import (
     Validate,
 )
 from nas.recipe import Recipe, Sampling, Search, Training
+from search_spaces.actions import Copy, Remove
 from search_spaces.model import Weights
 from search_spaces.ops import model
 from search_spaces.program import calls, network
-from search_spaces.unet import Copy, Remove, UNetSpace, UNetSpec, lower
+from search_spaces.unet import UNetSpec, lower
+from search_spaces.unet_space import UNetSpace
 from tests import drawn
 
 LENGTH, CONTEXT = 6, 8
@@ -91,6 +93,17 @@ NARROW_SD21: Mapping[str, Any] = {
     **NARROW_SD15,
     "attention_head_dim": [1, 2, 4, 4],
     "use_linear_projection": True,
+}
+NARROW_SDXL: Mapping[str, Any] = {
+    **NARROW_SD21,
+    "block_out_channels": [4, 8, 16],
+    "attention_head_dim": [1, 2, 4],
+    "transformer_layers_per_block": [1, 2, 3],
+    "down_block_types": ["DownBlock2D", *2 * ["CrossAttnDownBlock2D"]],
+    "up_block_types": [*2 * ["CrossAttnUpBlock2D"], "UpBlock2D"],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 32,
 }
 _VAE: Mapping[str, Any] = {
     "_class_name": "AutoencoderKL",

@@ -49,7 +49,7 @@ from nas.journal import Journal, read
 from nas.perform import Performer
 from nas.recipe import Recipe, Search
 from nas.search import replay, search
-from search_spaces.unet import Copy, Remove
+from search_spaces.actions import Copy, Remove
 
 Edits = tuple[Remove | Copy, ...]
 OURS = "Algorithm 1"

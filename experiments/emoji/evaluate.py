@@ -29,7 +29,7 @@ from nas.perform import GUIDED, recall
 from nas.recipe import Recipe
 from nas.scoring import Evaluator, Scorer
 from nas.supernet import Supernet
-from search_spaces.unet import UNetSpace
+from search_spaces.unet_space import UNetSpace
 
 
 def main() -> None:

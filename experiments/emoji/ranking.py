@@ -22,7 +22,8 @@ from nas.evolution import Evolution, Network, Outcome, Score, State, Task, Train
 from nas.journal import Journal
 from nas.perform import Performer
 from nas.search import replay, search
-from search_spaces.unet import Remove, UNetSpace
+from search_spaces.actions import Remove
+from search_spaces.unet_space import UNetSpace
 
 KINDS = {"robust": 0.1, "plain": 0.0}  # Probability of skipping a block.
 

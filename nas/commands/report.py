@@ -10,7 +10,7 @@ from nas.perform import GUIDED
 from nas.recipe import Search
 from nas.report import page
 from nas.report.story import Story
-from search_spaces.unet import UNetSpace
+from search_spaces.unet_space import UNetSpace
 
 
 def run(arguments: list[str]) -> int:

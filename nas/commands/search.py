@@ -15,7 +15,7 @@ from nas.recipe import Recipe, Sampling, Search, Training
 from nas.report import page
 from nas.report.story import Story
 from nas.search import replay, search
-from search_spaces.unet import UNetSpace
+from search_spaces.unet_space import UNetSpace
 
 
 @dataclasses.dataclass(frozen=True)

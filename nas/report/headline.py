@@ -7,7 +7,7 @@ from typing import NamedTuple
 from latency_models.latency import Latency
 from nas.evolution import Evolve, Measure, Profile, Reference, Score, Task, Train, Validate
 from nas.report.story import Estimate, Result, Story, describe
-from search_spaces.unet import Copy
+from search_spaces.actions import Copy
 
 SURE = 2.0  # Standard errors from which on a result would hardly come out otherwise.
 

@@ -9,7 +9,8 @@ from nas.evolution import Profile
 from nas.report import charts
 from nas.report.story import BlockRow, Estimate, PathPoint, Story, describe
 from nas.report.tables import table
-from search_spaces.unet import Copy, stage_names
+from search_spaces.actions import Copy
+from search_spaces.unet import stage_names
 
 KINDS = {"cross-attention": "one", "ResNet": "two"}
 

@@ -26,10 +26,11 @@ from nas.evolution import (
     actions,
 )
 from nas.search import states
+from search_spaces.actions import Copy, Remove
 from search_spaces.blocks import ResNet, Transformer
 from search_spaces.ops import Call, model, output
 from search_spaces.program import calls as program_calls
-from search_spaces.unet import Copy, Remove, UNetSpec, stage_names, stage_of_steps
+from search_spaces.unet import UNetSpec, stage_names, stage_of_steps
 
 OUTSIDE = "outside the stages"
 
