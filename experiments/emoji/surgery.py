@@ -24,12 +24,13 @@ from experiments.emoji.recipe import default
 from nas.diffusion.pipeline import Pipeline
 from nas.objectives import Batch, noised
 from nas.perform import GUIDED
+from search_spaces.actions import stage_width
 from search_spaces.criteria import Criterion, L1Norm, OutputError, Taylor
 from search_spaces.model import Weights
 from search_spaces.ops import model
 from search_spaces.program import Program, network
-from search_spaces.recording import Recorder
-from search_spaces.surgery import Calibration, Change, Samples
+from search_spaces.recording import Recorder, compiled
+from search_spaces.surgery import Calibration, Change, Samples, part
 from search_spaces.unet import lower
 from search_spaces.unet_space import UNetSpace
 
@@ -90,16 +91,13 @@ def micro(
             calibration = Calibration(space.inputs, fitting, criterion)
             change = choose.change(spec, weights, calibration)
             carried = choose.carry(spec, weights, calibration).weights
-            own = {
-                n.removeprefix(f"{choose.block}."): w
-                for n, w in carried.items()
-                if n.startswith(f"{choose.block}.")
-            }
-            label = (
-                f"{choose.field}: {_said(change.old.op, choose.field)} to {_value(choose.value)}"
+            own = part(carried, choose.block)
+            label = f"{choose.field}: {getattr(change.old.op, choose.field)} to {choose.value}"
+            print(label, name, choose.block, error(change, own, held_out), flush=True)
+            yield (
+                (label, name),
+                (error(change, own, held_out), error(change, naive(change), held_out)),
             )
-            errors = tuple(error(change, each, held_out) for each in (own, naive(change)))
-            yield (label, name), errors  # pyright: ignore[reportReturnType]
 
 
 def naive(change: Change) -> Weights:
@@ -111,8 +109,8 @@ def naive(change: Change) -> Weights:
 
 def error(change: Change, weights: Weights, reads: tuple[jax.Array, ...]) -> float:
     """Mean squared change of the block's output, over the mean square of what the block adds."""
-    was = jax.jit(model(change.old))(change.weights, *reads)
-    now = jax.jit(model(change.new))(weights, *reads)
+    was = compiled(change.old)(change.weights, *reads)
+    now = compiled(change.new)(weights, *reads)
     added = was - reads[0] if was.shape == reads[0].shape else was
     return float(jnp.square(now - was).mean() / jnp.square(added).mean())
 
@@ -138,18 +136,8 @@ def widths(
         for each in (carried, fresh):
             now = Recorder(space.inputs, recorder.given, recorder.target).values(program, each)
             errors.append(float(jnp.square(now["conv_out"] - was).mean() / jnp.square(was).mean()))
-        share = action.width / max(
-            b.op.width for b in spec.stages[action.stage].blocks if hasattr(b.op, "width")
-        )  # pyright: ignore
-        yield (f"stage width: to about {round(share, 1):.0%}", "L1 norm"), (errors[0], errors[1])
-
-
-def _said(op: Any, field: str) -> str:
-    return _value(getattr(op, field))
-
-
-def _value(value: object) -> str:
-    return str(value)
+        label = f"width: {stage_width(spec, action.stage)} to {action.width}"
+        yield (label, "L1 norm"), (errors[0], errors[1])
 
 
 def table(found: dict[tuple[str, str], list[tuple[float, float]]]) -> str:
