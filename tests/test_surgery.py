@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.actions import Copy, Remove
+from search_spaces.layers import Conv
 from search_spaces.model import Weights
-from search_spaces.ops import model
+from search_spaces.ops import Op, Shape, model
 from search_spaces.program import calls, network
 from search_spaces.surgery import Calibration, without
 from search_spaces.unet import Block, UNetSpec, lower
@@ -105,13 +107,27 @@ def test_weights_carried_through_edits_are_exactly_those_of_the_child(walk):
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Plain(Op):
+    """A convolution that listens to no time and adds to nothing."""
+
+    def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
+        return _Plain(inputs[0].shape[-1], rngs)
+
+
+class _Plain(nnx.Module):
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.conv = Conv(width, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
 def test_a_block_that_is_not_residual_cannot_be_copied():
-    stem = SPACE.seed.stem  # A convolution, put where a block may be.
-    place = SPACE.seed.place("mid_block.resnets.0")
-    block = Block(dataclasses.replace(stem, width=16), "mid_block.resnets.0")
-    spec = SPACE.seed.with_blocks(place, (block,))
-    with pytest.raises(ValueError, match="is not residual"):
-        carried(Copy("mid_block.resnets.0", "new"), spec, WEIGHTS)
+    name = "mid_block.resnets.0"
+    spec = SPACE.seed.with_blocks(SPACE.seed.place(name), (Block(Plain(), name),))
+    with pytest.raises(ValueError, match=r"Plain\(\) is not residual"):
+        carried(Copy(name, "new"), spec, WEIGHTS)
 
 
 def test_without_drops_whole_blocks_only():
