@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from search_spaces.blocks import ResNet, Transformer
+from search_spaces.blocks import Transformer
 from search_spaces.model import Weights
 from search_spaces.ops import Call, Op, choices, model, options
 from search_spaces.program import calls
@@ -319,7 +319,7 @@ class Move(_Uncalibrated):
 
 @dataclasses.dataclass(frozen=True)
 class Width(_Uncalibrated):
-    """Gives the ResNets of a stage another width, and with them all that passes through it.
+    """Gives the blocks of a stage another width, and with them all that passes through it.
 
     `stage` counts all stages, down, middle and up. The stem goes along with the first. Channels
     are kept by the absolute sum of all weights that are coupled to them, as many of every group of
@@ -333,9 +333,10 @@ class Width(_Uncalibrated):
         old = stage_width(spec, self.stage)
 
         def narrower(block: Block) -> Block:
-            if not isinstance(block.op, ResNet):
+            if not hasattr(block.op, "width"):
                 return block
-            return dataclasses.replace(block, op=dataclasses.replace(block.op, width=self.width))
+            op = dataclasses.replace(block.op, width=self.width)  # pyright: ignore
+            return dataclasses.replace(block, op=op)
 
         stage = spec.stages[self.stage]
         layers = tuple(Layer(tuple(map(narrower, layer.blocks))) for layer in stage.layers)
@@ -357,13 +358,14 @@ class Width(_Uncalibrated):
 
 
 def stage_width(spec: UNetSpec, number: int) -> int:
-    """The width of a stage's ResNets, the last one's. Raises `ValueError` if it has none."""
+    """The width of a stage's blocks, the last one's. Raises `ValueError` if none has its own."""
     if not 0 <= number < len(spec.stages):
         raise ValueError(f"no stage {number}: this spec has {len(spec.stages)}")
-    resnets = [b.op for b in spec.stages[number].blocks if isinstance(b.op, ResNet)]
-    if not resnets:
+    found = [getattr(b.op, "width", None) for b in spec.stages[number].blocks]
+    widths = [width for width in found if width is not None]
+    if not widths:
         raise ValueError(f"{spec.stages[number].name} has no ResNet, and so no width of its own")
-    return resnets[-1].width
+    return widths[-1]
 
 
 def moved_inwards(spec: UNetSpec, name: str) -> Move:

@@ -190,6 +190,8 @@ class ResNet(Op):
     convolution: Convolution = choice(Full(), Separable(), Separable(2), carry=carrying.convolution)
     modulation: Modulation = choice(Additive(), ScaleShift(), carry=carrying.modulation)
 
+    conditions = ("time",)
+
     @property
     def outlet(self) -> str:
         return f"conv2{self.convolution.outlet}"
@@ -285,6 +287,8 @@ class Transformer(Op):
     shared: bool = choice(False, True, carry=carrying.shared)
     ffn: int = choice(8, 6, 4, carry=carrying.ffn)
     gate: Gate = choice(GELU(), Swish(), carry=carrying.gate)
+
+    conditions = ("context",)
 
     @property
     def outlet(self) -> str:

@@ -9,7 +9,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 from flax import nnx
@@ -22,8 +22,11 @@ Shape: TypeAlias = jax.ShapeDtypeStruct
 class Op(abc.ABC):
     """One layer, as data. Subclasses are frozen dataclasses and are never subclassed.
 
-    A subclass declares what may be searched about it on its fields, by `choice`.
+    A subclass declares what may be searched about it on its fields, by `choice`. As a block of a
+    U-Net it reads images and, after them, these `conditions`: "time", "context".
     """
+
+    conditions: ClassVar[tuple[str, ...]] = ()
 
     @property
     def outlet(self) -> str | None:

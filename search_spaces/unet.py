@@ -17,7 +17,6 @@ from search_spaces.blocks import (
     NormSiLU,
     TextTimeEmbedding,
     TimeEmbedding,
-    Transformer,
 )
 from search_spaces.ops import Op, Shape
 from search_spaces.program import Program, Step
@@ -174,16 +173,16 @@ def lower(spec: UNetSpec) -> Program:
 
 
 def _steps(layer: Layer, x: str, time: str, skip: str | None = None) -> Iterator[Step]:
+    sources = {"time": time, "context": "context"}
     for block in layer.blocks:
-        if isinstance(block.op, Transformer):
-            reads = (x, "context")
-        elif not block.reads_skip:
-            reads = (x, time)
-        elif skip is not None:
-            reads = (x, skip, time)
-        else:
+        if block.reads_skip and skip is None:
             raise ValueError(f"{block.name} reads a skip, but only the up path has them")
-        yield Step(block.name, block.op, reads)
+        unknown = [name for name in block.op.conditions if name not in sources]
+        if unknown:
+            raise ValueError(f"{block.name} reads {unknown}; a U-Net has {list(sources)}")
+        skips = (skip,) if block.reads_skip and skip is not None else ()
+        conditions = (sources[name] for name in block.op.conditions)
+        yield Step(block.name, block.op, (x, *skips, *conditions))
         x = block.name
 
 

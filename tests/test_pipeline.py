@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from nas.diffusion import unet
 from nas.diffusion.pipeline import Pipeline
 from nas.scoring import Evaluator
+from nas.testing.spaces import walked, walks
 from search_spaces.unet_space import UNetSpace
 from tests import drawn, tiny
-from tests.laws import walked, walks
 
 
 @pytest.fixture

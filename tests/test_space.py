@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from nas.diffusion import unet
+from nas.testing.spaces import SpaceLaws, walked, walks
 from search_spaces.actions import Choose, Copy, Remove
 from search_spaces.blocks import ResNet, Transformer
 from search_spaces.ops import output
@@ -14,7 +15,6 @@ from search_spaces.program import calls, network
 from search_spaces.unet import Layer, UNetSpec, lower
 from search_spaces.unet_space import UNetSpace, removable
 from tests import tiny
-from tests.laws import SpaceLaws, walked, walks
 
 
 def renamed(spec: UNetSpec) -> UNetSpec:

@@ -1,7 +1,13 @@
-"""The laws every search space obeys. Subclass `SpaceLaws` to hold your space to them."""
+"""The laws every search space obeys. Subclass `SpaceLaws` to hold your space to them.
+
+    class TestMine(SpaceLaws):
+        space = MySpace(...)
+
+Hypothesis walks through the space by random edits; pytest finds the laws.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -15,7 +21,6 @@ from search_spaces.program import Program, calls, network
 from search_spaces.space import Action, SearchSpace
 from search_spaces.surgery import Calibration, Samples
 from search_spaces.values import decode, encode
-from tests import drawn
 
 walks = st.lists(st.integers(0, 10**6), max_size=16)
 """Random walks through a space: which of the edits is tried next, modulo their number."""
@@ -86,7 +91,7 @@ class SpaceLaws:
     @settings(max_examples=4)  # Each fits weights.
     @given(walks.filter(lambda walk: 0 < len(walk) <= 3))
     def test_weights_go_along(self, walk):
-        weights = drawn.weights(shapes(self.space, self.space.lower(self.space.initial())), seed=1)
+        weights = noise(shapes(self.space, self.space.lower(self.space.initial())), seed=1)
         for spec, action in steps(self.space, walk):
             carried = action.carry(spec, weights, calibration(self.space))
             wanted = shapes(self.space, self.space.lower(action.apply(spec)))
@@ -131,13 +136,24 @@ def calibration(space: SearchSpace[Any], rows: int = 6) -> Calibration:
 
     def samples(program: Program, weights: Weights, step: str) -> Samples:
         call = calls(program, space.inputs)[step]
-        reads = [
-            jnp.asarray(drawn.normal(number, rows, *shape.shape[1:]))
-            for number, shape in enumerate(call.inputs)
-        ]
-        return Samples(tuple(reads), lambda: drawn.weights(model(call).shapes, seed=2))
+        reads = {
+            str(n): Shape((rows, *shape.shape[1:]), shape.dtype)
+            for n, shape in enumerate(call.inputs)
+        }
+        return Samples(
+            tuple(noise(reads, seed=2).values()), lambda: noise(model(call).shapes, seed=3)
+        )
 
     return Calibration(space.inputs, samples)
+
+
+def noise(shapes: Mapping[str, Shape], seed: int) -> Weights:
+    """Normal numbers of these shapes."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: jnp.asarray(rng.standard_normal(shape.shape), shape.dtype)
+        for name, shape in shapes.items()
+    }
 
 
 def _result(space: SearchSpace[Any], spec: Any) -> Shape:
