@@ -41,7 +41,7 @@ from nas.supernet import Supernet
 from nas.surgery import carry
 from nas.training import Trainer, adamw
 from search_spaces.model import Weights
-from search_spaces.program import Program, calls, network
+from search_spaces.program import Program, calls, network, until
 from search_spaces.unet import Remove, UNetSpace, UNetSpec, lower
 
 Watch = Callable[[str, float], None]
@@ -211,7 +211,7 @@ class Performer:
         ]
         others = {
             "text_encoder": Whole(
-                clip.text_program(self.pipeline.text_config),
+                until(clip.text_program(self.pipeline.text_config), clip.HIDDEN),
                 {"ids": clip.ids_shape(self.pipeline.text_config, GUIDED)},
             ),
             "decoder": Whole(
