@@ -139,6 +139,7 @@ def test_a_truncated_file_is_one_clear_error(folder, name):
         ("unet", "time_cond_proj_dim", 256),
         ("vae", "act_fn", "relu"),
         ("vae", "shift_factor", 0.1),
+        ("vae", "_class_name", "AutoencoderTiny"),
         ("text_encoder", "hidden_act", "relu"),
     ],
 )
