@@ -85,13 +85,17 @@ def _middle(chain: _Chain, name: str, config: Mapping[str, Any]) -> None:
     chain.add(f"{name}.resnets.1", ResNet(width, groups, _EPSILON))
 
 
+def _factor(config: Mapping[str, Any]) -> int:
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
 def pixels_shape(config: Mapping[str, Any], batch: int) -> Shape:
     size = config["sample_size"]
     return jax.ShapeDtypeStruct((batch, size, size, config.get("in_channels", 3)), "float32")
 
 
 def latents_shape(config: Mapping[str, Any], batch: int) -> Shape:
-    size = config["sample_size"] // 2 ** (len(config["block_out_channels"]) - 1)
+    size = config["sample_size"] // _factor(config)
     return jax.ShapeDtypeStruct((batch, size, size, config.get("latent_channels", 4)), "float32")
 
 
@@ -106,6 +110,8 @@ class Autoencoder:
     def __init__(self, config: Mapping[str, Any]):
         _check(config)
         self.config = config
+        self.factor = _factor(config)  # Pixels to a latent, along an edge.
+        # Numbers, or one for each channel.
         self.shift, self.scale = _normalisation(config)
         self.encoder: Model = network(encoder_program(config), {"pixels": pixels_shape(config, 1)})
         self.decoder: Model = network(
@@ -134,9 +140,8 @@ class Autoencoder:
         return self.decoder(part, {"latents": latents / self.scale + self.shift})
 
 
-def _normalisation(config: Mapping[str, Any]) -> tuple[float | np.ndarray, float | np.ndarray]:
-    """What is taken from latents, and what they are then multiplied by: numbers, or one for each
-    channel."""
+def _normalisation(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What is taken from latents, and what they are then multiplied by."""
     scale: float = config.get("scaling_factor", 0.18215)
     mean, deviation = config.get("latents_mean"), config.get("latents_std")
     if (mean is None) != (deviation is None):
