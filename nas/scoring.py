@@ -113,6 +113,11 @@ class Scorer:
         self._programs: dict[Supernet, Callable[..., tuple[jax.Array, jax.Array]]] = {}
 
     @property
+    def noise(self) -> np.ndarray:
+        """What the pictures are made from, `[prompts, height, width, channels]`."""
+        return np.asarray(self._inputs.noise)
+
+    @property
     def embedded_prompts(self) -> np.ndarray:
         """The evaluator's embeddings of the prompts, `[prompts, projection]`."""
         return np.asarray(self._inputs.prompt)

@@ -106,6 +106,8 @@ VAE: Mapping[str, Any] = {
     "_class_name": "AutoencoderKL",
     "sample_size": 16,
     "block_out_channels": [4, 4],
+    "down_block_types": 2 * ["DownEncoderBlock2D"],
+    "up_block_types": 2 * ["UpDecoderBlock2D"],
     "norm_num_groups": 2,
     "layers_per_block": 1,
     "latent_channels": 4,
