@@ -1,4 +1,5 @@
-"""Deterministic samplers: DDIM (Song et al., 2021) and DPM-Solver++(2M) (Lu et al., 2022).
+"""Deterministic samplers: DDIM (Song et al., 2021), which is Euler's method in other coordinates,
+and DPM-Solver++(2M) (Lu et al., 2022).
 
 Either is linear in the latents and the network's clean estimates, so a sampler is a table of
 coefficients, one row for each step, and one loop runs them all.
@@ -217,7 +218,27 @@ def _read_dpm_solver(config: Mapping[str, Any], steps: int) -> Sampler:
     )
 
 
+def _read_euler(config: Mapping[str, Any], steps: int) -> Sampler:
+    _require(config, _PLAIN_EULER)
+    schedule = Schedule.from_config(config)
+    # With the latents divided by the signal, which is how Euler's method has them, DDIM is Euler's
+    # step from one noise level to the next. The other spacings would begin with less noise than
+    # ours, `linspace` between two timesteps, too.
+    return ddim(schedule, _timesteps(config, "leading", schedule.steps, steps, spare=0))
+
+
 # diffusers' default, and the one value that is supported.
+_PLAIN_EULER: Mapping[str, tuple[Any, Any]] = {
+    "final_sigmas_type": ("zero", "zero"),
+    "interpolation_type": ("linear", "linear"),
+    "sigma_max": (None, None),
+    "sigma_min": (None, None),
+    "timestep_spacing": ("linspace", "leading"),
+    "timestep_type": ("discrete", "discrete"),
+    "use_beta_sigmas": (False, False),
+    "use_exponential_sigmas": (False, False),
+    "use_karras_sigmas": (False, False),
+}
 _PLAIN_DPM_SOLVER: Mapping[str, tuple[Any, Any]] = {
     "algorithm_type": ("dpmsolver++", "dpmsolver++"),
     "lambda_min_clipped": (-math.inf, -math.inf),
@@ -234,6 +255,7 @@ _PLAIN_DPM_SOLVER: Mapping[str, tuple[Any, Any]] = {
 _READERS: Mapping[str, Callable[[Mapping[str, Any], int], Sampler]] = {
     "DDIMScheduler": _read_ddim,
     "DPMSolverMultistepScheduler": _read_dpm_solver,
+    "EulerDiscreteScheduler": _read_euler,
     "PNDMScheduler": _read_dpm_solver,
 }
 

@@ -27,6 +27,7 @@ pytestmark = marks
 
 PROMPTS = tiny.PROMPTS[:2]
 STEPS = 4
+LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
 NORMALISED = {"latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": [1.0, 2.0, 0.5, 4.0]}
 
 
@@ -35,6 +36,7 @@ class Case(NamedTuple):
     settings: dict[str, Any]  # Of the pipeline.
     vae: dict[str, Any] = {}  # noqa: RUF012
     prediction: str = "epsilon"
+    scheduler: str = "DDIMScheduler"
 
 
 CASES = {
@@ -45,6 +47,9 @@ CASES = {
         prediction="v_prediction",
     ),
     "sdxl": Case(tiny.XL, {}, {"scaling_factor": 0.13025}),
+    "sdxl, published scheduler": Case(
+        tiny.XL, {}, {"scaling_factor": 0.13025}, scheduler="EulerDiscreteScheduler"
+    ),
     "sdxl, empty prompt": Case(tiny.XL, {"force_zeros_for_empty_prompt": False}, NORMALISED),
 }
 TEXTS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
@@ -53,11 +58,11 @@ TEXTS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithPr
 def made(case: Case, folder: Path) -> Any:
     """A pipeline of diffusers, saved in `folder`."""
     source = tiny.write(folder / "source", case.kind).pipeline
-    scheduler = {**tiny.SCHEDULER, "prediction_type": case.prediction, "steps_offset": 1}
+    scheduler = {**tiny.SCHEDULER, "prediction_type": case.prediction, **LEADING}
     parts = {
         "unet": perturbed(diffusers.UNet2DConditionModel.from_config(tiny.UNETS[case.kind])),
         "vae": perturbed(diffusers.AutoencoderKL.from_config({**tiny.VAE, **case.vae})),
-        "scheduler": diffusers.DDIMScheduler.from_config(scheduler),
+        "scheduler": getattr(diffusers, case.scheduler).from_config(scheduler),
     }
     for part, config in tiny.TEXTS[case.kind].items():
         encoder = getattr(transformers, TEXTS[part])(transformers.CLIPTextConfig(**config))
