@@ -168,8 +168,11 @@ def test_a_setting_that_we_do_not_build_is_named(folder, part, setting, value):
         ({"block_out_channels": [8, 24]}, "asks for"),
         (
             {"cross_attention_dim": 12},
-            r"encoders give {'context': 8} channels, where the U-Net reads {'context': 12}",
+            "give {'sample': 4, 'context': 8} channels, where the U-Net reads "
+            "{'sample': 4, 'context': 12}",
         ),
+        # As of inpainting, which reads a mask and a picture, too.
+        ({"in_channels": 9}, "'sample': 9"),
         ({"down_block_types": ["CrossAttnDownBlock2D"]}, "skips"),
     ],
 )

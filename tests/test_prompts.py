@@ -88,7 +88,9 @@ def test_a_missing_part_is_named(folder, part):
 
 def test_encoders_that_do_not_fit_the_network_are_refused(folder):
     change(folder / "model_index.json", _class_name=tiny.SD)
-    with pytest.raises(ValueError, match=r"encoders give {'context': 8} channels, .* 'pooled': 6}"):
+    with pytest.raises(
+        ValueError, match=r"give {'sample': 4, 'context': 8} channels, .* 'pooled': 6}"
+    ):
         Pipeline.load(folder)
 
 

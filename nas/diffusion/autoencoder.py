@@ -111,6 +111,7 @@ class Autoencoder:
         _check(config)
         self.config = config
         self.factor = _factor(config)  # Pixels to a latent, along an edge.
+        self.channels: int = config.get("latent_channels", 4)
         # Numbers, or one for each channel.
         self.shift, self.scale = _normalisation(config)
         self.encoder: Model = network(encoder_program(config), {"pixels": pixels_shape(config, 1)})

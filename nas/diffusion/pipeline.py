@@ -60,7 +60,7 @@ class Pipeline:
         encoders = tuple(TextEncoder.load(folder, source) for source in family.sources)
         autoencoder = Autoencoder(read_json(folder / "vae" / "config.json"))
         shapes = unet.shapes(unet_config, batch=1, tokens=encoders[0].tokens)
-        _check(folder, encoders, shapes)
+        _check(folder, encoders, autoencoder, shapes)
         backbone = network(lower(spec), shapes)
         return cls(
             folder,
@@ -151,19 +151,22 @@ def _family(folder: Path, index: Mapping[str, Any]) -> Family:
     return family
 
 
-def _check(folder: Path, encoders: Sequence[TextEncoder], inputs: Mapping[str, Shape]) -> None:
-    """Raises `ValueError` unless the encoders give what the U-Net reads."""
-    given = collections.Counter[str]()
+def _check(
+    folder: Path,
+    encoders: Sequence[TextEncoder],
+    autoencoder: Autoencoder,
+    inputs: Mapping[str, Shape],
+) -> None:
+    """Raises `ValueError` unless the other parts give what the U-Net reads."""
+    given = collections.Counter[str](sample=autoencoder.channels)
     for encoder in encoders:
         given.update(encoder.widths)
     read = {
-        name: shape.shape[-1]
-        for name, shape in inputs.items()
-        if name not in ("sample", "timestep", "sizes")
+        name: shape.shape[-1] for name, shape in inputs.items() if name not in ("timestep", "sizes")
     }
     if given != read:
         raise ValueError(
-            f"{folder}: the text encoders give {dict(given)} channels, where the U-Net reads {read}"
+            f"{folder}: the other parts give {dict(given)} channels, where the U-Net reads {read}"
         )
     lengths = {encoder.part: encoder.tokens for encoder in encoders}
     if len(set(lengths.values())) > 1:
