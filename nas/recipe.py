@@ -109,7 +109,7 @@ class Recipe:
     """A search: a pipeline to shrink, pictures to train it on, prompts to score it with."""
 
     pipeline: Path
-    """Folder of a Stable Diffusion 1.x or 2.x pipeline, as diffusers writes it."""
+    """Folder of a Stable Diffusion 1.x, 2.x or XL pipeline, as diffusers writes it."""
     evaluator: Path
     """Folder of the CLIP model that scores pictures, as transformers writes it."""
     pictures: Annotated[Callable[[], Pictures], tyro.conf.Suppress]

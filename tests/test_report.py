@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy.stats import t as student
 
-from nas.evolution import Evolve, Measure, Score, Train, Validate
+from nas.evolution import Evolve, Measure, Profile, Score, Train, Validate
 from nas.report import charts, headline, page, pictures, sections, tables
 from nas.report.story import Result, Story, estimate
 from tests import story as made_up
@@ -328,6 +328,18 @@ def test_the_profile_multiplies_the_unet_by_its_steps(kept: Story) -> None:
     assert (text.calls, unet.calls, decoder.calls) == (1, 8, 1)
     assert kept.state.seed_ms is not None
     assert unet.total_ms == pytest.approx(8 * kept.state.seed_ms.ms) and unet.measured
+
+
+def test_a_second_text_encoder_is_a_part_of_its_own(kept: Story) -> None:
+    second = {"ms": 1.5, "std": 0.1, "parameters": 456_000}
+    entries = [
+        (task, {**found, "text_encoder_2": second} if isinstance(task, Profile) else found)
+        for task, found in kept.entries
+    ]
+    two = dataclasses.replace(kept, entries=entries)
+    names = [part.name for part in sections.parts(two, 0, kept.blocks(kept.strategy.space.seed))]
+    assert names == ["text encoder", "second text encoder", "U-Net", "decoder"]
+    assert "<td>second text encoder</td><td>0.456</td><td>1.500" in sections.profile(two)
 
 
 def test_an_unmeasured_unet_is_called_an_estimate(tmp_path: Path) -> None:

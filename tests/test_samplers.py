@@ -16,6 +16,7 @@ NOISE, CLEAN = jnp.asarray(normal(0, 2, 2, 2, 3)), jnp.asarray(normal(1, 2, 2, 2
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False, **BETAS}
 DPM = {"_class_name": "DPMSolverMultistepScheduler", **BETAS}
+EULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **BETAS}
 PREDICTIONS = ("epsilon", "v_prediction")
 run = jax.jit(samplers.sample, static_argnums=1)
 
@@ -175,6 +176,24 @@ def test_pndm_is_replaced_by_the_solver_and_any_class_can_be_overridden():
     same(ddim, samplers.from_config({**DDIM, "steps_offset": 1}, 5))
 
 
+def test_euler_goes_from_timestep_to_timestep_and_ends_clean():
+    found = samplers.from_config({**EULER, "steps_offset": 1}, 3)
+    schedule = Schedule.from_config(BETAS)
+    assert found.timesteps.tolist() == [667, 334, 1]
+    # A step of Euler's method along dx / dsigma = e, in x = z / a and sigma = s / a.
+    z, e = np.float32(0.7), np.float32(-0.3)
+    for i, t in enumerate(found.timesteps):
+        a, sigma = levels(schedule, t)
+        after, sigma_after = levels(schedule, found.timesteps[i + 1]) if i < 2 else (1.0, 0.0)
+        wanted = after * (z / a + (sigma_after - sigma) * e)
+        z = float(found.step((jnp.asarray(z), jnp.zeros(())), jnp.asarray(e), i)[0])
+        assert z == pytest.approx(wanted, rel=1e-5)
+
+
+def levels(schedule: Schedule, t: int) -> tuple[float, float]:
+    return schedule.signal[t], schedule.noise[t] / schedule.signal[t]
+
+
 def same(ours, expected):
     jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
@@ -182,7 +201,7 @@ def same(ours, expected):
 @pytest.mark.parametrize(
     ("config", "change", "named"),
     [
-        (DDIM, {"_class_name": "EulerDiscreteScheduler"}, "EulerDiscreteScheduler"),
+        (DDIM, {"_class_name": "EulerAncestralDiscreteScheduler"}, "EulerAncestralDiscrete"),
         (DDIM, {"_class_name": None}, "None"),
         (DDIM, {"clip_sample": True}, "clip_sample"),
         (DDIM, {"thresholding": True}, "thresholding"),
@@ -204,6 +223,9 @@ def same(ours, expected):
         (DPM, {"lambda_min_clipped": -5.1}, "lambda_min_clipped"),
         (DPM, {"variance_type": "learned_range"}, "variance_type"),
         (DPM, {"final_sigmas_type": "none"}, "final_sigmas_type"),
+        (EULER, {"timestep_spacing": "trailing"}, "only 'leading' is supported"),
+        (EULER, {"use_karras_sigmas": True}, "use_karras_sigmas"),
+        (EULER, {"interpolation_type": "log_linear"}, "interpolation_type"),
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:60],
 )

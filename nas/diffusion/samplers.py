@@ -1,4 +1,5 @@
-"""Deterministic samplers: DDIM (Song et al., 2021) and DPM-Solver++(2M) (Lu et al., 2022).
+"""Deterministic samplers: DDIM (Song et al., 2021), which is Euler's method in other coordinates,
+and DPM-Solver++(2M) (Lu et al., 2022).
 
 Either is linear in the latents and the network's clean estimates, so a sampler is a table of
 coefficients, one row for each step, and one loop runs them all.
@@ -8,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from nas.diffusion.schedule import Schedule
 
 Predict: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 """The network's output `[batch, ...]` at latents `[batch, ...]` and timesteps `[batch]`."""
+
+Given = TypeVar("Given")
 
 Carry: TypeAlias = tuple[jax.Array, jax.Array]
 """The latents, and the clean estimate of the step before; both `[batch, ...]`."""
@@ -81,20 +84,20 @@ def sample(sampler: Sampler, predict: Predict, noise: jax.Array) -> jax.Array:
 
 
 def guided(
-    network: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    context: jax.Array,
-    empty: jax.Array,
+    network: Callable[[jax.Array, jax.Array, Given], jax.Array],
+    given: Given,
+    empty: Given,
     scale: float | jax.Array,
 ) -> Predict:
     """Classifier-free guidance: u + scale (c - u), both branches in one batch of twice the size.
 
-    `network` reads latents, timesteps and contexts. `context` is that of the prompts and `empty`
-    that of the empty prompt; both are `[batch, tokens, width]`.
+    `network` reads latents, timesteps and what they are conditioned on, a tree of arrays
+    `[batch, ...]`: `given` with the prompts, `empty` without.
     """
-    contexts = jnp.concatenate([empty, context])
+    conditioning = jax.tree.map(lambda *parts: jnp.concatenate(parts), empty, given)
 
     def predict(z: jax.Array, t: jax.Array) -> jax.Array:
-        both = network(jnp.concatenate([z, z]), jnp.concatenate([t, t]), contexts)
+        both = network(jnp.concatenate([z, z]), jnp.concatenate([t, t]), conditioning)
         without, given = jnp.split(both, 2)
         return without + scale * (given - without)
 
@@ -215,7 +218,27 @@ def _read_dpm_solver(config: Mapping[str, Any], steps: int) -> Sampler:
     )
 
 
+def _read_euler(config: Mapping[str, Any], steps: int) -> Sampler:
+    _require(config, _PLAIN_EULER)
+    schedule = Schedule.from_config(config)
+    # With the latents divided by the signal, which is how Euler's method has them, DDIM is Euler's
+    # step from one noise level to the next. The other spacings would begin with less noise than
+    # ours, `linspace` between two timesteps, too.
+    return ddim(schedule, _timesteps(config, "leading", schedule.steps, steps, spare=0))
+
+
 # diffusers' default, and the one value that is supported.
+_PLAIN_EULER: Mapping[str, tuple[Any, Any]] = {
+    "final_sigmas_type": ("zero", "zero"),
+    "interpolation_type": ("linear", "linear"),
+    "sigma_max": (None, None),
+    "sigma_min": (None, None),
+    "timestep_spacing": ("linspace", "leading"),
+    "timestep_type": ("discrete", "discrete"),
+    "use_beta_sigmas": (False, False),
+    "use_exponential_sigmas": (False, False),
+    "use_karras_sigmas": (False, False),
+}
 _PLAIN_DPM_SOLVER: Mapping[str, tuple[Any, Any]] = {
     "algorithm_type": ("dpmsolver++", "dpmsolver++"),
     "lambda_min_clipped": (-math.inf, -math.inf),
@@ -232,6 +255,7 @@ _PLAIN_DPM_SOLVER: Mapping[str, tuple[Any, Any]] = {
 _READERS: Mapping[str, Callable[[Mapping[str, Any], int], Sampler]] = {
     "DDIMScheduler": _read_ddim,
     "DPMSolverMultistepScheduler": _read_dpm_solver,
+    "EulerDiscreteScheduler": _read_euler,
     "PNDMScheduler": _read_dpm_solver,
 }
 

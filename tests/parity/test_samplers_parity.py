@@ -76,6 +76,31 @@ def test_defaults_are_the_original_s(name):
         assert relative_error(ours, theirs) < CLOSE
 
 
+@pytest.mark.parametrize("steps", [2, 7, 20])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_every_step_of_euler_is_the_original_s_in_our_coordinates(prediction, steps):
+    config = {
+        "_class_name": "EulerDiscreteScheduler",
+        **SCALED,
+        "prediction_type": prediction,
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+    }
+    original = diffusers.EulerDiscreteScheduler.from_config(config)
+    original.set_timesteps(steps)
+    sampler = samplers.from_config(config, steps)
+    assert sampler.timesteps.tolist() == original.timesteps.tolist()
+    x, carry = torch.tensor(NOISE), (jnp.asarray(NOISE), jnp.zeros(NOISE.shape))
+    x = x * original.init_noise_sigma
+    for i, t in enumerate(original.timesteps):
+        output = fake_network(torch, original.scale_model_input(x, t), t)
+        x = original.step(output, t, x).prev_sample
+        output = fake_network(np, np.asarray(carry[0]), np.float32(t))
+        carry = sampler.step(carry, output, i)
+        # The original's latents are divided by the signal, which is 1 / sqrt(sigma^2 + 1).
+        assert relative_error(carry[0], x / (original.sigmas[i + 1] ** 2 + 1) ** 0.5) < CLOSE
+
+
 def test_the_stand_in_for_pndm_is_diffusers_own_choice_of_settings():
     config = {
         "_class_name": "PNDMScheduler",
