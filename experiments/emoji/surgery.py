@@ -63,7 +63,9 @@ def main(folder: Path, /) -> None:
 def recorded(pipeline: Pipeline, pixels: np.ndarray, prompts: Any) -> Recorder:
     """What the seed's blocks see on noised pictures, at all diffusion steps alike."""
     rows = np.random.default_rng(0).permutation(len(pixels))[:ROWS]
-    batch = Batch(pipeline.latents(pixels[rows]), pipeline.contexts([prompts[r] for r in rows]), {})
+    batch = Batch(
+        pipeline.latents(pixels[rows]), pipeline.conditioning([prompts[r] for r in rows]), {}
+    )
     # Stratified times would put early steps into one half and late ones into the other.
     values, target = noised(pipeline.schedule, {}, batch, jax.random.key(0))
     order = np.random.default_rng(1).permutation(ROWS)
