@@ -163,6 +163,9 @@ def _largest(x, y):
 FUNCTIONS = {
     "the row of the largest": _largest,
     "moved axes, cut": lambda x, y: jnp.moveaxis(x, 2, 0)[1:7:2, :, ::3] - 1.5,
+    "axes in two orders": lambda x, y: (
+        x[:, :2, :2].transpose(2, 0, 1) + y[:, 1:3, 2:4].transpose(1, 0, 2)
+    ),
     "sums of any axes": lambda x, y: x.transpose(2, 1, 0).sum((0, 2)) + y.min(0).max(),
     "products of any axes": lambda x, y: jnp.einsum("abc,dbe->eacd", x, y),
     "a product of turned matrices": lambda x, y: x[0].T @ y[1, :, :4],
@@ -305,7 +308,7 @@ def test_half_precision_goes_from_input_to_output(
 @pytest.mark.parametrize("name", ["unet", "decoder", "text_encoder"])
 def test_every_part_computes_in_the_precision_asked_for(folders: tiny.Folders, name):
     part = read(folders.pipeline, name, batch=1, dtype="bfloat16")
-    kept = {"timestep": "float32", "ids": "int32"}  # Half precision has no 999.
+    kept = {"timestep": "float32", "ids": "int32"}  # bfloat16 has no 999.
     assert all(str(x.dtype) == kept.get(n, "bfloat16") for n, x in part.inputs.items())
     assert {str(shape.dtype) for shape in part.results.values()} == {"bfloat16"}
 

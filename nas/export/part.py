@@ -73,8 +73,8 @@ def read(folder: Path, name: Name, *, batch: int, dtype: Dtype = "float32") -> P
 
 
 def in_precision(part: Part, dtype: Dtype) -> Part:
-    """`part` with weights and values in `dtype`. Timesteps, sizes and token ids keep theirs: their
-    numbers are too large for half precision."""
+    """`part` with weights and values in `dtype`. Timesteps, sizes and token ids keep theirs:
+    bfloat16 has no 999, and float16 no 2049."""
     kept = ("timestep", "sizes", "ids")
     return dataclasses.replace(
         part,
