@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nas.diffusion.prompts import Conditioning
 from nas.diffusion.schedule import Schedule
 from nas.supernet import Supernet
 from nas.training import Loss
@@ -16,10 +17,10 @@ from search_spaces.unet import UNetSpec
 
 
 class Batch(NamedTuple):
-    """One training batch: clean latents, encoded prompts, and which blocks run."""
+    """One training batch: clean latents, what they are conditioned on, and which blocks run."""
 
     latents: np.ndarray  # [batch, height, width, channels]
-    contexts: np.ndarray  # [batch, tokens, width]
+    conditioning: Conditioning  # [batch, ...] each.
     keep: dict[str, np.ndarray]  # Boolean scalars.
     taught: np.ndarray | bool = False  # Boolean scalar: whether the teacher is listened to.
     teacher: Weights = {}  # noqa: RUF012
@@ -86,18 +87,26 @@ def _noised(
     values = {
         "sample": schedule.noised(x, noise, t).astype(precision),
         "timestep": t,
-        "context": jnp.asarray(batch.contexts, precision),
+        **{name: _cast(x, precision) for name, x in batch.conditioning.items()},
     }
     return values, schedule.target(x, noise, t)
 
 
+def _cast(x: np.ndarray, precision: jnp.dtype) -> jax.Array:
+    """`x` in that precision; whole numbers as they are."""
+    return jnp.asarray(x, precision if jnp.issubdtype(x.dtype, jnp.floating) else None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Captioned:
-    """Training data: latents with encoded prompts, and the encoded empty prompt."""
+    """Training data: latents, what they are conditioned on, and the same of no prompt."""
 
     latents: np.ndarray  # [rows, height, width, channels] float32
-    contexts: np.ndarray  # [rows, tokens, width] float32
-    empty: np.ndarray  # [tokens, width]
+    conditioning: Conditioning  # [rows, ...] each.
+    unconditional: Conditioning  # [1, ...] each.
+
+    def conditioning_of(self, rows: np.ndarray) -> Conditioning:
+        return {name: x[rows] for name, x in self.conditioning.items()}
 
 
 def batches(
@@ -124,9 +133,18 @@ def batches(
         rng = np.random.default_rng([seed, step])
         rows = rng.integers(len(data.latents), size=size)
         emptied = rng.random(size) < unconditional
-        contexts = np.where(emptied[:, None, None], data.empty, data.contexts[rows])
+        conditioning = {
+            name: np.where(_across(emptied, x.ndim), data.unconditional[name], x)
+            for name, x in data.conditioning_of(rows).items()
+        }
         run = dict(zip(present, rng.random(len(present)) >= skip, strict=True))
         keep = {name: np.array(has and run[name]) for name, has in present.items()}
-        return Batch(data.latents[rows], contexts, keep, np.array(taught), teacher[0], taught_keep)
+        told = (np.array(taught), teacher[0], taught_keep)
+        return Batch(data.latents[rows], conditioning, keep, *told)
 
     return batch
+
+
+def _across(rows: np.ndarray, rank: int) -> np.ndarray:
+    """A value for each row, shaped to meet arrays `[rows, ...]` of `rank` axes."""
+    return rows.reshape(-1, *(1 for _ in range(rank - 1)))

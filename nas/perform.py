@@ -14,8 +14,7 @@ import numpy as np
 from latency_models import store
 from latency_models.bench import Whole
 from nas.checkpoints import Checkpoints
-from nas.diffusion import clip
-from nas.diffusion.autoencoder import decoder_program, latents_shape
+from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import Pipeline
@@ -138,8 +137,8 @@ class Performer:
     def _captioned(self, pixels: np.ndarray, prompts: Sequence[str]) -> Captioned:
         return Captioned(
             self.pipeline.latents(pixels),
-            self.pipeline.contexts(prompts),
-            self.pipeline.contexts([""])[0],
+            self.pipeline.conditioning(prompts),
+            self.pipeline.unconditional,
         )
 
     def supernet(self, spec: UNetSpec) -> Supernet:
@@ -210,13 +209,13 @@ class Performer:
             c for spec in _reachable(space) for c in calls(lower(spec), space.inputs).values()
         ]
         others = {
-            "text_encoder": Whole(
-                clip.text_program(self.pipeline.text_config),
-                {"ids": clip.ids_shape(self.pipeline.text_config, GUIDED)},
-            ),
+            **{
+                encoder.part: Whole(encoder.program, encoder.inputs(GUIDED))
+                for encoder in self.pipeline.encoders
+            },
             "decoder": Whole(
                 decoder_program(self.pipeline.autoencoder.config),
-                {"latents": latents_shape(self.pipeline.autoencoder.config, 1)},
+                {"latents": self.pipeline.inputs(1)["sample"]},
             ),
         }
         for whole in others.values():
@@ -224,9 +223,8 @@ class Performer:
         table = self.recipe.bench.table(wanted, self.watch)
         specs = _calibration_specs(space)
         wholes = [Whole(lower(spec), space.inputs) for spec in specs]
-        *measured, text, decoder = self.recipe.bench.networks(
-            [*wholes, *others.values()], self.watch
-        )
+        found = self.recipe.bench.networks([*wholes, *others.values()], self.watch)
+        measured, priced = found[: len(wholes)], found[len(wholes) :]
         return {
             "provenance": self.recipe.bench.provenance,
             "rows": [store.encode_row(call, row) for call, row in table.rows.items()],
@@ -234,14 +232,14 @@ class Performer:
                 {"removed": _removed(seed, spec), "ms": latency.ms, "std": latency.std}
                 for spec, latency in zip(specs, measured, strict=True)
             ],
-            "picture": self.pipeline.autoencoder.config["sample_size"],
+            "picture": self.pipeline.pixels,
             **{
                 name: {
                     "ms": latency.ms,
                     "std": latency.std,
                     "parameters": network(whole.program, whole.inputs).size,
                 }
-                for (name, whole), latency in zip(others.items(), (text, decoder), strict=True)
+                for (name, whole), latency in zip(others.items(), priced, strict=True)
             },
         }
 
@@ -292,7 +290,7 @@ class Performer:
         losses = []
         for draw in range(VALIDATIONS):
             rows = np.random.default_rng(draw).permutation(len(data.latents))[:size]
-            batch = Batch(data.latents[rows], data.contexts[rows], keep)
+            batch = Batch(data.latents[rows], data.conditioning_of(rows), keep)
             losses.append(float(validator(weights, batch, jax.random.key(draw))))
         return {"loss": float(np.mean(losses)), "batches": losses}
 

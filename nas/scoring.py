@@ -18,6 +18,7 @@ import numpy as np
 from nas.diffusion.clip import CLIP
 from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_weights
 from nas.diffusion.pipeline import Pipeline
+from nas.diffusion.prompts import Conditioning
 from nas.diffusion.samplers import Sampler, from_config, guided, sample
 from nas.diffusion.tokens import read_tokenizer, tokenize
 from nas.supernet import Supernet
@@ -73,7 +74,7 @@ class Inputs(NamedTuple):
     """What one batch of pictures is made from and compared with; `[batch, ...]` each."""
 
     noise: jax.Array
-    context: jax.Array
+    conditioning: Mapping[str, jax.Array]
     prompt: jax.Array  # The evaluator's embedding of it.
 
 
@@ -105,11 +106,16 @@ class Scorer:
         latents = pipeline.inputs(1)["sample"].shape[1:]
         self._inputs = Inputs(
             np.stack([_noise(seed, i, latents) for i in range(len(prompts))]),  # pyright: ignore
-            pipeline.contexts(prompts),  # pyright: ignore[reportArgumentType]
+            pipeline.conditioning(prompts),  # pyright: ignore[reportArgumentType]
             evaluator.embed_prompts(prompts),  # pyright: ignore[reportArgumentType]
         )
-        self._empty = pipeline.contexts([""])[0]
+        self._unconditional: Conditioning = pipeline.unconditional
         self._programs: dict[Supernet, Callable[..., tuple[jax.Array, jax.Array]]] = {}
+
+    @property
+    def noise(self) -> np.ndarray:
+        """What the pictures are made from, `[prompts, height, width, channels]`."""
+        return np.asarray(self._inputs.noise)
 
     @property
     def embedded_prompts(self) -> np.ndarray:
@@ -138,7 +144,7 @@ class Scorer:
         program = self._programs[supernet]
 
         def run(start: int) -> tuple[jax.Array, jax.Array]:
-            part = Inputs(*(x[start : start + self._batch] for x in self._inputs))
+            part = jax.tree.map(lambda x: x[start : start + self._batch], self._inputs)
             return jax.block_until_ready(
                 program(
                     weights,
@@ -165,12 +171,17 @@ class Scorer:
             vae: Weights,
             clip: Weights,
         ) -> tuple[jax.Array, jax.Array]:
-            def predict(z: jax.Array, t: jax.Array, context: jax.Array) -> jax.Array:
-                values = {"sample": z, "timestep": t, "context": context}
+            def predict(
+                z: jax.Array, t: jax.Array, conditioning: Mapping[str, jax.Array]
+            ) -> jax.Array:
+                values = {"sample": z, "timestep": t, **conditioning}
                 return supernet.model(weights, values, keep)
 
-            empty = jnp.broadcast_to(self._empty, inputs.context.shape)
-            both = guided(predict, inputs.context, empty, self._guidance)
+            empty = {
+                name: jnp.broadcast_to(self._unconditional[name], x.shape)
+                for name, x in inputs.conditioning.items()
+            }
+            both = guided(predict, inputs.conditioning, empty, self._guidance)
             latents = sample(sampler, both, inputs.noise)
             pixels = jnp.clip(autoencoder.decode(vae, latents), -1, 1)
             return evaluator.embed_pixels(clip, pixels), pixels

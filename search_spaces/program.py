@@ -21,6 +21,11 @@ class Step(NamedTuple):
 Program: TypeAlias = tuple[Step, ...]
 
 
+def until(program: Program, *names: str) -> Program:
+    """The program up to the last of the steps called `names`."""
+    return program[: 1 + max(i for i, step in enumerate(program) if step.name in names)]
+
+
 def calls(program: Program, inputs: Mapping[str, Shape]) -> dict[str, Call]:
     """Pairs every step with the shapes it will see, e.g. to price or measure it."""
     shapes, found = dict(inputs), {}

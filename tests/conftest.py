@@ -43,3 +43,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tiny.Folders:
 @pytest.fixture(scope="session")
 def pipeline(folders: tiny.Folders) -> Pipeline:
     return Pipeline.load(folders.pipeline)
+
+
+@pytest.fixture(scope="session")
+def xl_folders(tmp_path_factory: pytest.TempPathFactory) -> tiny.Folders:
+    """The same with two text encoders, as SDXL has it."""
+    return tiny.write(tmp_path_factory.mktemp("xl"), tiny.XL)
+
+
+@pytest.fixture(scope="session")
+def xl_pipeline(xl_folders: tiny.Folders) -> Pipeline:
+    return Pipeline.load(xl_folders.pipeline)

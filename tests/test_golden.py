@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from nas.diffusion import clip, samplers, unet
 from nas.diffusion.autoencoder import Autoencoder
-from search_spaces.program import network
+from search_spaces.program import network, until
 from search_spaces.unet import lower
 from tests import drawn
 from tests.drawn import compiled, fake_network, relative_error
@@ -53,10 +53,11 @@ def test_autoencoders_compute_what_diffusers_does():
 
 
 def test_text_encoders_compute_what_transformers_does():
-    model, ids = clip.text_model(cases.TEXT), jnp.asarray(cases.IDS)
-    hidden = compiled(model)(drawn.weights(model.shapes, seed=0), {"ids": ids})
-    pooled = clip.pooled(hidden, ids, cases.TEXT["eos_token_id"])
-    assert relative_error(hidden, golden()["text-hidden"]) < CLOSE
+    program = until(clip.text_program(cases.TEXT), clip.POOLED)
+    model = network(program, {"ids": clip.ids_shape(cases.TEXT, 1)})
+    weights, ids = drawn.weights(model.shapes, seed=0), {"ids": jnp.asarray(cases.IDS)}
+    pooled, found = compiled(lambda w, v: model(w, v, also=(clip.HIDDEN,)))(weights, ids)
+    assert relative_error(found[clip.HIDDEN], golden()["text-hidden"]) < CLOSE
     assert relative_error(pooled, golden()["text-pooled"]) < CLOSE
 
 

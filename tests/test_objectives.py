@@ -19,8 +19,14 @@ SCHEDULES = {
 }
 DATA = Captioned(
     latents=drawn.normal(0, 6, 8, 8, 4),
-    contexts=drawn.normal(1, 6, tiny.LENGTH, tiny.CONTEXT),
-    empty=drawn.normal(2, tiny.LENGTH, tiny.CONTEXT),
+    conditioning={
+        "context": drawn.normal(1, 6, tiny.LENGTH, tiny.CONTEXT),
+        "sizes": 1001 + np.arange(36, dtype=np.int32).reshape(6, 6),
+    },
+    unconditional={
+        "context": drawn.normal(2, 1, tiny.LENGTH, tiny.CONTEXT),
+        "sizes": np.zeros((1, 6), np.int32),
+    },
 )
 KEY = jax.random.key(0)
 
@@ -72,12 +78,27 @@ def test_low_precision_reaches_every_product_and_convolution(supernet, weights, 
     assert len(made) > 20 and set(made) == {"bf16"}
 
 
+def test_low_precision_rounds_encoded_prompts_and_no_whole_numbers():
+    seen = {}
+
+    class Spy(Oracle):
+        def model(self, weights, values, keep):
+            seen.update(values)
+            return values["sample"]
+
+    schedule = SCHEDULES["epsilon"]
+    loss = denoising(Spy(schedule), schedule)  # pyright: ignore[reportArgumentType]
+    loss({"": jnp.zeros((), jnp.bfloat16)}, Batch(DATA.latents, DATA.conditioning, {}), KEY)
+    assert seen["context"].dtype == seen["sample"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(seen["sizes"], DATA.conditioning["sizes"])
+
+
 @pytest.mark.parametrize("prediction", SCHEDULES)
 def test_the_denoising_loss_of_an_oracle_is_zero(prediction):
     schedule = SCHEDULES[prediction]
     clean = jnp.asarray(DATA.latents)
     loss = denoising(Oracle(schedule), schedule)  # pyright: ignore[reportArgumentType]
-    batch = Batch(DATA.latents, DATA.contexts, {})
+    batch = Batch(DATA.latents, DATA.conditioning, {})
     assert loss({"clean": clean}, batch, KEY) < 1e-6
     assert loss({"clean": clean + 1}, batch, KEY) > 0.1
 
@@ -92,7 +113,7 @@ def test_noise_is_drawn_from_the_key_over_all_steps_of_the_schedule(supernet):
 
     schedule = SCHEDULES["epsilon"]
     loss = denoising(Spy(schedule), schedule)  # pyright: ignore[reportArgumentType]
-    batch = Batch(np.repeat(DATA.latents, 10, axis=0), DATA.contexts, {})
+    batch = Batch(np.repeat(DATA.latents, 10, axis=0), DATA.conditioning, {})
     for seed in (0, 0, 1):
         loss({}, batch, jax.random.key(seed))
     first, again, other = seen
@@ -145,20 +166,27 @@ def test_a_batch_depends_on_seed_and_step_alone(supernet):
 
 def test_latents_and_prompts_of_a_row_stay_together(supernet):
     batch = drawn_batches(supernet, size=32, unconditional=0.0)(0)
-    for latents, context in zip(batch.latents, batch.contexts, strict=True):
+    for number, latents in enumerate(batch.latents):
         (row,) = (i for i in range(6) if np.array_equal(DATA.latents[i], latents))
-        np.testing.assert_array_equal(context, DATA.contexts[row])
+        for name, given in batch.conditioning.items():
+            np.testing.assert_array_equal(given[number], DATA.conditioning[name][row])
+    assert batch.conditioning.keys() == DATA.conditioning.keys()
+
+
+def count_emptied(batch: Batch, name: str) -> int:
+    (empty,) = DATA.unconditional[name]
+    return sum(np.array_equal(given, empty) for given in batch.conditioning[name])
 
 
 @pytest.mark.parametrize(("share", "emptied"), [(0.0, 0), (1.0, 32)])
 def test_prompts_are_emptied_for_guidance(supernet, share, emptied):
     batch = drawn_batches(supernet, size=32, unconditional=share)(0)
-    assert sum(np.array_equal(context, DATA.empty) for context in batch.contexts) == emptied
+    assert [count_emptied(batch, name) for name in DATA.conditioning] == 2 * [emptied]
 
 
 def test_about_a_tenth_of_the_prompts_is_emptied(supernet):
     batch = drawn_batches(supernet, size=2000)(0)
-    count = sum(np.array_equal(context, DATA.empty) for context in batch.contexts)
+    count = count_emptied(batch, "context")
     assert abs(count - 200) < 5 * math.sqrt(2000 * 0.1 * 0.9)
 
 

@@ -39,7 +39,8 @@ def test_the_seed_is_read_back_to_the_bit_and_in_diffusers_own_words(pipeline, t
     found = Pipeline.load(tmp_path)
     assert repr(found.spec) == repr(pipeline.spec)
     assert same(found.unet, pipeline.unet)
-    assert same(found.vae, pipeline.vae) and same(found.text_weights, pipeline.text_weights)
+    assert same(found.vae, pipeline.vae)
+    assert same(found.encoders[0].weights, pipeline.encoders[0].weights)
     assert dict(found.unet_config) == dict(pipeline.unet_config) == dict(tiny.UNET)
     assert found.scheduler_config == pipeline.scheduler_config
     assert same_files(tmp_path, pipeline.folder)
@@ -90,13 +91,13 @@ def test_a_folder_that_is_no_pipeline_is_an_error_that_names_it(tmp_path, folder
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_a_missing_part_is_named(folder, part):
     shutil.rmtree(folder / part)
-    with pytest.raises(ValueError, match=f"no text-to-image pipeline: it has no folder {part}"):
+    with pytest.raises(ValueError, match=f"is no StableDiffusionPipeline: it has no folder {part}"):
         Pipeline.load(folder)
 
 
 def test_another_kind_of_pipeline_is_refused(folder):
-    change(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline; supported is"):
+    change(folder / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(ValueError, match=r"is a FluxPipeline; supported are \['StableDiffusionP"):
         Pipeline.load(folder)
 
 
@@ -139,7 +140,9 @@ def test_a_truncated_file_is_one_clear_error(folder, name):
         ("unet", "time_cond_proj_dim", 256),
         ("vae", "act_fn", "relu"),
         ("vae", "shift_factor", 0.1),
+        ("vae", "_class_name", "AutoencoderTiny"),
         ("text_encoder", "hidden_act", "relu"),
+        ("text_encoder", "use_attention_mask", True),
     ],
 )
 def test_a_setting_that_we_do_not_build_is_named(folder, part, setting, value):
@@ -163,7 +166,10 @@ def test_a_setting_that_we_do_not_build_is_named(folder, part, setting, value):
         ({"norm_num_groups": 3}, "8 channels do not divide into 3 groups"),
         ({"attention_head_dim": 3}, "8 channels do not divide into 3 heads"),
         ({"block_out_channels": [8, 24]}, "asks for"),
-        ({"cross_attention_dim": 12}, "asks for"),
+        (
+            {"cross_attention_dim": 12},
+            r"encoders give {'context': 8} channels, where the U-Net reads {'context': 12}",
+        ),
         ({"down_block_types": ["CrossAttnDownBlock2D"]}, "skips"),
     ],
 )
@@ -212,7 +218,7 @@ def test_a_clip_folder_that_is_none_is_named(tmp_path):
 
 
 def test_prompts_are_padded_and_cut_to_length(pipeline):
-    ids = pipeline.ids(["", "a", 20 * "dog "])
+    ids = pipeline.encoders[0].ids(["", "a", 20 * "dog "])
     start, end = (tiny.VOCABULARY[token] for token in ("<|startoftext|>", "<|endoftext|>"))
     assert ids.shape == (3, tiny.LENGTH) and ids.dtype == np.int32
     assert ids[0].tolist() == [start, *5 * [end]]
@@ -222,7 +228,7 @@ def test_prompts_are_padded_and_cut_to_length(pipeline):
 
 def test_rows_are_encoded_alike_in_batches_of_any_size(pipeline):
     prompts = list(tiny.PROMPTS)
-    whole, parts = (pipeline.contexts(prompts, batch=size) for size in (6, 4))
+    whole, parts = (pipeline.conditioning(prompts, batch=size)["context"] for size in (6, 4))
     assert whole.shape == (6, tiny.LENGTH, tiny.CONTEXT)
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
     assert len({row.tobytes() for row in whole}) == 6

@@ -37,7 +37,7 @@ from nas.evolution import (
 from nas.recipe import Recipe, Sampling, Search, Training
 from search_spaces.model import Weights
 from search_spaces.ops import model
-from search_spaces.program import calls, network
+from search_spaces.program import calls, network, until
 from search_spaces.unet import Copy, Remove, UNetSpace, UNetSpec, lower
 from tests import drawn
 
@@ -54,6 +54,16 @@ UNET: Mapping[str, Any] = {
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     "attention_head_dim": 2,
+}
+XL_UNET: Mapping[str, Any] = {
+    **UNET,
+    "cross_attention_dim": 2 * CONTEXT,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 * 4 + CONTEXT - 2,
 }
 REMOVABLE = (
     "down_blocks.0.resnets.0",
@@ -92,16 +102,18 @@ NARROW_SD21: Mapping[str, Any] = {
     "attention_head_dim": [1, 2, 4, 4],
     "use_linear_projection": True,
 }
-_VAE: Mapping[str, Any] = {
+VAE: Mapping[str, Any] = {
     "_class_name": "AutoencoderKL",
     "sample_size": 16,
     "block_out_channels": [4, 4],
+    "down_block_types": 2 * ["DownEncoderBlock2D"],
+    "up_block_types": 2 * ["UpDecoderBlock2D"],
     "norm_num_groups": 2,
     "layers_per_block": 1,
     "latent_channels": 4,
     "mid_block_add_attention": False,
 }
-_SCHEDULER: Mapping[str, Any] = {
+SCHEDULER: Mapping[str, Any] = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -128,6 +140,20 @@ _TEXT: Mapping[str, Any] = {
     "max_position_embeddings": LENGTH,
     "eos_token_id": VOCABULARY[_END],
 }
+SD, XL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+UNETS = {SD: UNET, XL: XL_UNET}
+TEXTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    SD: {"text_encoder": _TEXT},
+    XL: {
+        "text_encoder": {**_TEXT, "num_hidden_layers": 2},
+        "text_encoder_2": {
+            **_TEXT,
+            "num_hidden_layers": 2,
+            "hidden_act": "gelu",
+            "projection_dim": CONTEXT - 2,
+        },
+    },
+}
 _CLIP: Mapping[str, Any] = {
     "projection_dim": 8,
     "text_config": _TEXT,
@@ -143,35 +169,47 @@ class Folders(NamedTuple):
     evaluator: Path
 
 
-def write(folder: Path) -> Folders:
-    """Writes a pipeline and a CLIP model, with no weight left at its initial value."""
+def write(folder: Path, kind: str = SD) -> Folders:
+    """Writes a pipeline of class `kind` and a CLIP model, with no weight left at its initial
+    value."""
     found = Folders(folder / "pipeline", folder / "clip")
-    space = unet_space(UNET)
+    space = unet_space(UNETS[kind])
     backbone = network(lower(space.seed), space.inputs)
-    autoencoder, text, evaluator = Autoencoder(_VAE), clip.text_model(_TEXT), clip.CLIP(_CLIP)
-    write_json(found.pipeline / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
-    write_json(found.pipeline / "scheduler" / "scheduler_config.json", _SCHEDULER)
-    for part, config, shapes, name in (
-        ("unet", UNET, backbone.shapes, DIFFUSERS_WEIGHTS),
-        ("vae", _VAE, autoencoder.shapes, DIFFUSERS_WEIGHTS),
-        ("text_encoder", _TEXT, text.shapes, TRANSFORMERS_WEIGHTS),
-    ):
+    autoencoder, evaluator = Autoencoder(VAE), clip.CLIP(_CLIP)
+    write_json(found.pipeline / "model_index.json", {"_class_name": kind})
+    write_json(found.pipeline / "scheduler" / "scheduler_config.json", SCHEDULER)
+    parts = [
+        ("unet", UNETS[kind], backbone.shapes, DIFFUSERS_WEIGHTS, 1),
+        ("vae", VAE, autoencoder.shapes, DIFFUSERS_WEIGHTS, 1),
+    ]
+    for number, (part, config) in enumerate(TEXTS[kind].items()):
+        parts.append((part, config, text_shapes(config), TRANSFORMERS_WEIGHTS, 1 + number))
+        tokenizer = part.replace("text_encoder", "tokenizer")
+        # As published: the first tokenizer pads by end tokens, the second by exclamation marks.
+        write_tokenizer(found.pipeline / tokenizer, pad=(_END, "!")[number])
+    for part, config, shapes, name, seed in parts:
         write_json(found.pipeline / part / "config.json", config)
-        write_weights(found.pipeline / part / name, drawn.weights(shapes, seed=1))
+        write_weights(found.pipeline / part / name, drawn.weights(shapes, seed))
     write_json(found.evaluator / "config.json", _CLIP)
     preprocessor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.3]}
     write_json(found.evaluator / "preprocessor_config.json", preprocessor)
     weights = drawn.weights(evaluator.shapes, seed=2)
     write_weights(found.evaluator / TRANSFORMERS_WEIGHTS, weights)
-    for place in (found.pipeline / "tokenizer", found.evaluator):
-        _write_tokenizer(place)
+    write_tokenizer(found.evaluator)
     return found
 
 
-def _write_tokenizer(folder: Path) -> None:
+def text_shapes(config: Mapping[str, Any]) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Names and shapes of the weights of a text encoder."""
+    end = clip.PROJECTED if "projection_dim" in config else clip.HIDDEN
+    program = until(clip.text_program(config), end)
+    return network(program, {"ids": clip.ids_shape(config, 1)}).shapes
+
+
+def write_tokenizer(folder: Path, pad: str = _END) -> None:
     write_json(folder / "vocab.json", VOCABULARY)
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokens = {"bos_token": _START, "eos_token": _END, "pad_token": _END, "unk_token": _END}
+    tokens = {"bos_token": _START, "eos_token": _END, "pad_token": pad, "unk_token": _END}
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, **tokens}
     write_json(folder / "tokenizer_config.json", config)
 

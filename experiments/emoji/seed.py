@@ -134,7 +134,7 @@ def main(
         x, prompts = batch
         contexts = text({name: weights[name] for name in text.shapes}, {"ids": prompts})
         backbone = {name: weights[name] for name in supernet.model.shapes}
-        return denoise(backbone, Batch(x, contexts, keep={}), key)
+        return denoise(backbone, Batch(x, {"context": contexts}, keep={}), key)
 
     def batch(step: int):
         rng = np.random.default_rng([0, step])

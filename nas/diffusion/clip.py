@@ -1,4 +1,5 @@
-"""CLIP's text and vision towers (Radford et al., 2021), as `CLIPModel` of transformers has them.
+"""CLIP's text and vision towers (Radford et al., 2021), as transformers has them: `CLIPModel`, and
+`CLIPTextModel` and `CLIPTextModelWithProjection`, the text encoders of Stable Diffusion.
 
 Both towers are programs of ops, so they are run, priced and stored like a U-Net.
 """
@@ -14,7 +15,7 @@ from flax import nnx
 from search_spaces.layers import Linear, attention
 from search_spaces.model import Model, Weights
 from search_spaces.ops import Op, Shape
-from search_spaces.program import Program, Step, network
+from search_spaces.program import Program, Step, network, until
 
 _ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -159,6 +160,28 @@ class _FirstToken(nnx.LayerNorm):
 
 
 @dataclasses.dataclass(frozen=True)
+class EndToken(Op):
+    """The hidden state at the first end token, `[batch, width]`; reads `(hidden, ids)`.
+
+    Configurations older than 2023 say the end token is 2 and mean the largest id.
+    """
+
+    end: int
+
+    def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
+        return _EndToken(self.end)
+
+
+class _EndToken(nnx.Module):
+    def __init__(self, end: int):
+        self.end = end
+
+    def __call__(self, hidden: jax.Array, ids: jax.Array) -> jax.Array:
+        position = jnp.argmax(ids if self.end == 2 else ids == self.end, axis=1)
+        return jnp.take_along_axis(hidden, position[:, None, None], axis=1)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Project(Op):
     """A linear layer without bias."""
 
@@ -169,16 +192,39 @@ class Project(Op):
         return Linear(x.shape[-1], self.width, use_bias=False, rngs=rngs)
 
 
-def text_program(config: Mapping[str, Any]) -> Program:
-    """A `CLIPTextModel` configuration as a program from `ids` to the last hidden states."""
+HIDDEN = (
+    "text_model.final_layer_norm"  # The step of the last hidden states, `[batch, tokens, width]`.
+)
+POOLED = "pooled"  # That at the end token, `[batch, width]`.
+PROJECTED = "text_projection"  # The embedding of the whole text, `[batch, projection]`.
+
+
+def text_program(config: Mapping[str, Any], projection: int | None = None) -> Program:
+    """A text configuration as a program from `ids` to the embedding of the text.
+
+    `projection` is the embedding's width where the configuration does not say it. The steps named
+    `HIDDEN`, `POOLED`, `PROJECTED` and by `penultimate` are what transformers returns of a text.
+    """
     embed = TokenEmbedding(
         config["vocab_size"], config["max_position_embeddings"], config["hidden_size"]
     )
     program = [Step("text_model.embeddings", embed, ("ids",))]
     program += _encoder("text_model", config, program[-1].name, causal=True)
     norm = LayerNorm(config.get("layer_norm_eps", 1e-5))
-    program.append(Step("text_model.final_layer_norm", norm, (program[-1].name,)))
+    end = EndToken(config.get("eos_token_id", 49407))
+    width = config.get("projection_dim", 512) if projection is None else projection
+    program += [
+        Step(HIDDEN, norm, (program[-1].name,)),
+        Step(POOLED, end, (HIDDEN, "ids")),
+        Step(PROJECTED, Project(width), (POOLED,)),
+    ]
     return tuple(program)
+
+
+def penultimate(config: Mapping[str, Any]) -> str:
+    """The step of the hidden states before the last layer, `[batch, tokens, width]`, which no norm
+    has seen: `hidden_states[-2]` of transformers."""
+    return text_program(config)[config["num_hidden_layers"] - 1].name
 
 
 def vision_program(config: Mapping[str, Any], projection: int) -> Program:
@@ -213,7 +259,7 @@ def _encoder(tower: str, config: Mapping[str, Any], x: str, *, causal: bool) -> 
 
 def text_model(config: Mapping[str, Any]) -> Model:
     """`model(weights, {"ids": ids})` is the last hidden states, `[batch, tokens, width]`."""
-    return network(text_program(config), {"ids": ids_shape(config, 1)})
+    return network(until(text_program(config), HIDDEN), {"ids": ids_shape(config, 1)})
 
 
 def ids_shape(config: Mapping[str, Any], batch: int) -> Shape:
@@ -223,15 +269,6 @@ def ids_shape(config: Mapping[str, Any], batch: int) -> Shape:
 def pixels_shape(config: Mapping[str, Any], batch: int) -> Shape:
     size = config["image_size"]
     return jax.ShapeDtypeStruct((batch, size, size, config.get("num_channels", 3)), "float32")
-
-
-def pooled(hidden: jax.Array, ids: jax.Array, end: int) -> jax.Array:
-    """The hidden state at the first end token, `[batch, width]`.
-
-    Configurations older than 2023 say the end token is 2 and mean the largest id.
-    """
-    position = jnp.argmax(ids if end == 2 else ids == end, axis=1)
-    return jnp.take_along_axis(hidden, position[:, None, None], axis=1)[:, 0]
 
 
 class CLIP:
@@ -244,31 +281,22 @@ class CLIP:
         text, vision = config["text_config"], config["vision_config"]
         width = config["projection_dim"]
         self.config = config
-        self._end = text.get("eos_token_id", 2)
-        self._text = text_model(text)
-        self._head = network(
-            (Step("text_projection", Project(width), ("pooled",)),),
-            {"pooled": jax.ShapeDtypeStruct((1, text["hidden_size"]), "float32")},
-        )
+        self._text = network(text_program(text, width), {"ids": ids_shape(text, 1)})
         self._vision = network(vision_program(vision, width), {"pixels": pixels_shape(vision, 1)})
         self.shapes: dict[str, Shape] = {
             "logit_scale": jax.ShapeDtypeStruct((), "float32"),
             **self._text.shapes,
-            **self._head.shapes,
             **self._vision.shapes,
         }
 
     def initial(self, seed: int) -> Weights:
         """Draws fresh weights; the temperature starts at CLIP's 0.07."""
-        parts = (self._text, self._head, self._vision)
-        drawn = [part.initial(seed + number) for number, part in enumerate(parts)]
-        return {"logit_scale": jnp.log(1 / 0.07), **drawn[0], **drawn[1], **drawn[2]}
+        drawn = {**self._text.initial(seed), **self._vision.initial(seed + 1)}
+        return {"logit_scale": jnp.log(1 / 0.07), **drawn}
 
     def text(self, weights: Mapping[str, jax.Array], ids: jax.Array) -> jax.Array:
         """Embeds prompts, `[batch, tokens]` ids: `[batch, projection]`."""
-        hidden = self._text(_part(weights, self._text), {"ids": ids})
-        summary = {"pooled": pooled(hidden, ids, self._end)}
-        return _normalised(self._head(_part(weights, self._head), summary))
+        return _normalised(self._text(_part(weights, self._text), {"ids": ids}))
 
     def image(self, weights: Mapping[str, jax.Array], pixels: jax.Array) -> jax.Array:
         """Embeds preprocessed pixels `[batch, height, width, 3]`: `[batch, projection]`."""

@@ -1,5 +1,6 @@
 """Text-to-image pipelines in the folder layout of diffusers."""
 
+import collections
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,24 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas.diffusion import clip, unet
+from nas.diffusion import unet
 from nas.diffusion.autoencoder import Autoencoder
 from nas.diffusion.folders import (
     DIFFUSERS_WEIGHTS,
-    TRANSFORMERS_WEIGHTS,
     read_json,
     read_weights,
     write_json,
     write_weights,
 )
+from nas.diffusion.prompts import (
+    FAMILIES,
+    Conditioning,
+    Family,
+    TextEncoder,
+    joined,
+)
 from nas.diffusion.schedule import Schedule
-from nas.diffusion.tokens import read_tokenizer, tokenize
-from search_spaces.model import Model, Weights
+from search_spaces.model import Weights
 from search_spaces.ops import Shape
 from search_spaces.program import network
 from search_spaces.unet import UNetSpec, lower
-
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,59 +42,77 @@ class Pipeline:
     spec: UNetSpec
     unet: Weights
     unet_config: Mapping[str, Any]
-    text: Model
-    text_weights: Weights
-    text_config: Mapping[str, Any]
+    encoders: tuple[TextEncoder, ...]
+    zeros: bool  # Whether guidance's other branch reads zeros, and not the empty prompt.
     autoencoder: Autoencoder
     vae: Weights
     scheduler_config: Mapping[str, Any]
-    tokenizer: Any
 
     @classmethod
     def load(cls, folder: Path) -> "Pipeline":
         """Reads a pipeline. Raises `ValueError` on a folder that is none, naming what is wrong."""
-        _check(folder)
+        if not folder.is_dir():
+            raise ValueError(f"no pipeline folder {folder}")
+        index = read_json(folder / "model_index.json")
+        family = _family(folder, index)
         unet_config = read_json(folder / "unet" / "config.json")
-        text_config = read_json(folder / "text_encoder" / "config.json")
         spec = unet.from_config(unet_config)
-        text = clip.text_model(text_config)
+        encoders = tuple(TextEncoder.load(folder, source) for source in family.sources)
         autoencoder = Autoencoder(read_json(folder / "vae" / "config.json"))
-        tokens = text_config["max_position_embeddings"]
-        shapes = unet.shapes(unet_config, batch=1, tokens=tokens)
+        shapes = unet.shapes(unet_config, batch=1, tokens=encoders[0].tokens)
+        _check(folder, encoders, shapes)
         backbone = network(lower(spec), shapes)
         return cls(
             folder,
             spec,
             read_weights(folder / "unet" / DIFFUSERS_WEIGHTS, backbone.shapes),
             unet_config,
-            text,
-            read_weights(folder / "text_encoder" / TRANSFORMERS_WEIGHTS, text.shapes),
-            text_config,
+            encoders,
+            family.zeros is not None and index.get("force_zeros_for_empty_prompt", family.zeros),
             autoencoder,
             read_weights(folder / "vae" / DIFFUSERS_WEIGHTS, autoencoder.shapes),
             read_json(folder / "scheduler" / "scheduler_config.json"),
-            read_tokenizer(folder / "tokenizer"),
         )
 
     @property
     def schedule(self) -> Schedule:
         return Schedule.from_config(self.scheduler_config)
 
+    @property
+    def pixels(self) -> int:
+        """Height and width of the pictures it makes."""
+        return self.autoencoder.factor * self.inputs(1)["sample"].shape[1]
+
     def inputs(self, batch: int) -> dict[str, Shape]:
         """Shapes of what the U-Net reads for `batch` samples."""
-        tokens = self.text_config["max_position_embeddings"]
-        return unet.shapes(self.unet_config, batch=batch, tokens=tokens)
+        return unet.shapes(self.unet_config, batch=batch, tokens=self.encoders[0].tokens)
 
-    def ids(self, prompts: Sequence[str]) -> np.ndarray:
-        """Token ids of prompts, `[prompts, tokens]` int32, padded and cut to length."""
-        return tokenize(self.tokenizer, prompts, self.text_config["max_position_embeddings"])
+    def conditioning(self, prompts: Sequence[str], *, batch: int = 64) -> Conditioning:
+        """What the U-Net reads of prompts: encoded, float32, and the picture's sizes if it asks."""
+        return self._sized(self._encoded(prompts, batch))
 
-    def contexts(self, prompts: Sequence[str], *, batch: int = 64) -> np.ndarray:
-        """Encoded prompts, `[prompts, tokens, width]` float32."""
-        encode = jax.jit(self.text)
-        return _in_batches(
-            lambda ids: encode(self.text_weights, {"ids": ids}), self.ids(prompts), batch
-        )
+    @property
+    def unconditional(self) -> Conditioning:
+        """What guidance leads away from, as the conditioning of one prompt."""
+        found = self._encoded([""])
+        return self._sized(jax.tree.map(np.zeros_like, found) if self.zeros else found)
+
+    def _encoded(self, prompts: Sequence[str], batch: int = 64) -> Conditioning:
+        def encoded(encoder: TextEncoder) -> Conditioning:
+            encode = jax.jit(encoder)
+            ids = encoder.ids(prompts)
+            return _in_batches(lambda part: encode(encoder.weights, part), ids, batch)
+
+        return joined([encoded(encoder) for encoder in self.encoders])
+
+    def _sized(self, encoded: Conditioning) -> Conditioning:
+        """With the sizes of a picture that was neither scaled nor cropped, as whole numbers: these
+        are exact in any precision."""
+        if "sizes" not in self.inputs(1):
+            return encoded
+        sizes = np.array([self.pixels, self.pixels, 0, 0, self.pixels, self.pixels], np.int32)
+        rows = len(next(iter(encoded.values())))
+        return {**encoded, "sizes": np.tile(sizes, (rows, 1))}
 
     def latents(self, pixels: np.ndarray, *, batch: int = 64) -> np.ndarray:
         """Scaled latents of pixels in [-1, 1]."""
@@ -116,21 +138,42 @@ class Pipeline:
         write_weights(folder / "unet" / DIFFUSERS_WEIGHTS, weights)
 
 
-def _check(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ValueError(f"no pipeline folder {folder}")
-    index = read_json(folder / "model_index.json")
-    missing = [part for part in _PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise ValueError(f"{folder} is no text-to-image pipeline: it has no folder {missing[0]}")
-    kind = index.get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise ValueError(f"{folder} is a {kind}; supported is StableDiffusionPipeline")
+def _family(folder: Path, index: Mapping[str, Any]) -> Family:
+    """How the pipeline in `folder` is conditioned. Raises `ValueError` where a part is missing."""
+    kind = str(index.get("_class_name"))
+    if kind not in FAMILIES:
+        raise ValueError(f"{folder} is a {kind}; supported are {list(FAMILIES)}")
+    family = FAMILIES[kind]
+    texts = [part for source in family.sources for part in (source.encoder, source.tokenizer)]
+    for part in ("unet", "vae", *texts, "scheduler"):
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder} is no {kind}: it has no folder {part}")
+    return family
 
 
-def _in_batches(fn: Any, rows: np.ndarray, size: int) -> np.ndarray:
-    """`fn` over `rows` in batches of one shape, so that it compiles once."""
+def _check(folder: Path, encoders: Sequence[TextEncoder], inputs: Mapping[str, Shape]) -> None:
+    """Raises `ValueError` unless the encoders give what the U-Net reads."""
+    given = collections.Counter[str]()
+    for encoder in encoders:
+        given.update(encoder.widths)
+    read = {
+        name: shape.shape[-1]
+        for name, shape in inputs.items()
+        if name not in ("sample", "timestep", "sizes")
+    }
+    if given != read:
+        raise ValueError(
+            f"{folder}: the text encoders give {dict(given)} channels, where the U-Net reads {read}"
+        )
+    lengths = {encoder.part: encoder.tokens for encoder in encoders}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{folder}: prompts have several max_position_embeddings: {lengths}")
+
+
+def _in_batches(fn: Any, rows: np.ndarray, size: int) -> Any:
+    """`fn` over `rows` in batches of one shape, so that it compiles once; a tree of arrays."""
     short = -len(rows) % size
     padded = np.concatenate([rows, np.repeat(rows[:1], short, axis=0)])
-    parts = [np.asarray(fn(jnp.asarray(part))) for part in np.split(padded, len(padded) // size)]
-    return np.concatenate(parts)[: len(rows)]
+    batches = np.split(padded, len(padded) // size)
+    parts = [jax.tree.map(np.asarray, fn(jnp.asarray(part))) for part in batches]
+    return jax.tree.map(lambda *found: np.concatenate(found)[: len(rows)], *parts)

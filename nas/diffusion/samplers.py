@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from nas.diffusion.schedule import Schedule
 
 Predict: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 """The network's output `[batch, ...]` at latents `[batch, ...]` and timesteps `[batch]`."""
+
+Given = TypeVar("Given")
 
 Carry: TypeAlias = tuple[jax.Array, jax.Array]
 """The latents, and the clean estimate of the step before; both `[batch, ...]`."""
@@ -81,20 +83,20 @@ def sample(sampler: Sampler, predict: Predict, noise: jax.Array) -> jax.Array:
 
 
 def guided(
-    network: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-    context: jax.Array,
-    empty: jax.Array,
+    network: Callable[[jax.Array, jax.Array, Given], jax.Array],
+    given: Given,
+    empty: Given,
     scale: float | jax.Array,
 ) -> Predict:
     """Classifier-free guidance: u + scale (c - u), both branches in one batch of twice the size.
 
-    `network` reads latents, timesteps and contexts. `context` is that of the prompts and `empty`
-    that of the empty prompt; both are `[batch, tokens, width]`.
+    `network` reads latents, timesteps and what they are conditioned on, a tree of arrays
+    `[batch, ...]`: `given` with the prompts, `empty` without.
     """
-    contexts = jnp.concatenate([empty, context])
+    conditioning = jax.tree.map(lambda *parts: jnp.concatenate(parts), empty, given)
 
     def predict(z: jax.Array, t: jax.Array) -> jax.Array:
-        both = network(jnp.concatenate([z, z]), jnp.concatenate([t, t]), contexts)
+        both = network(jnp.concatenate([z, z]), jnp.concatenate([t, t]), conditioning)
         without, given = jnp.split(both, 2)
         return without + scale * (given - without)
 

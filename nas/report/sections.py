@@ -119,18 +119,28 @@ def _speed(story: Story) -> str:
     )
 
 
+# The parts of a pipeline that a search leaves alone, by their names in the profile.
+OTHERS = {
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "decoder": "decoder",
+}
+
+
 def parts(story: Story, number: int, blocks: Sequence[BlockRow]) -> list[Part]:
     """The parts of the pipeline with network `number`, whose blocks are given."""
     found = story.outcome(Profile)
     assert found is not None
     steps = story.setting("sampling", "steps") or 1
-    text, decoder = found["text_encoder"], found["decoder"]
+    others = {
+        key: Part(title, part["parameters"], Latency(part["ms"], part["std"]), 1)
+        for key, title in OTHERS.items()
+        if (part := found.get(key)) is not None
+    }
+    decoder = others.pop("decoder")
     size = sum(block.parameters for block in blocks)
-    return [
-        Part("text encoder", text["parameters"], Latency(text["ms"], text["std"]), 1),
-        Part("U-Net", size, story.latency(number), steps, story.measured(number)),
-        Part("decoder", decoder["parameters"], Latency(decoder["ms"], decoder["std"]), 1),
-    ]
+    backbone = Part("U-Net", size, story.latency(number), steps, story.measured(number))
+    return [*others.values(), backbone, decoder]
 
 
 def _pipeline(story: Story, number: int, blocks: Sequence[BlockRow]) -> str:

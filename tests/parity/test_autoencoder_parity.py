@@ -28,8 +28,29 @@ SMALL = {
     "sample_size": 16,
     "latent_channels": 4,
 }
+# As published, at full depth; the width is a 32nd.
+_PUBLISHED = {
+    **SMALL,
+    "block_out_channels": [4, 8, 16, 16],
+    "down_block_types": 4 * ["DownEncoderBlock2D"],
+    "up_block_types": 4 * ["UpDecoderBlock2D"],
+    "layers_per_block": 2,
+    "norm_num_groups": 2,
+    "sample_size": 32,
+}
 CONFIGS = {
-    "sd": {**SMALL, "layers_per_block": 2, "scaling_factor": 0.18215},
+    "sd-1.x": _PUBLISHED,  # The scale was not in the first ones' configurations.
+    "sdxl": {
+        **_PUBLISHED,
+        "scaling_factor": 0.13025,
+        "force_upcast": True,
+        "shift_factor": None,
+        "latents_mean": None,
+        "latents_std": None,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+        "mid_block_add_attention": True,
+    },
     "plain": {
         **SMALL,
         "mid_block_add_attention": False,
@@ -43,7 +64,8 @@ CONFIGS = {
 def same(model: Autoencoder, weights, original) -> None:
     """Asserts that all three of an autoencoder's functions agree."""
     size = model.config["sample_size"]
-    pixels, latents = normal(0, 2, size, size, 3), normal(1, 2, size // 2, size // 2, 4)
+    latent = size // 2 ** (len(model.config["block_out_channels"]) - 1)
+    pixels, latents = normal(0, 2, size, size, 3), normal(1, 2, latent, latent, 4)
     mean, log_variance = jax.jit(model.moments)(weights, jnp.asarray(pixels))
     decoded = jax.jit(model.decode)(weights, jnp.asarray(model.scale * latents))
     with torch.no_grad():

@@ -13,6 +13,7 @@ from nas.diffusion.folders import (
     write_json,
     write_weights,
 )
+from search_spaces.program import network, until
 from tests import drawn
 from tests.drawn import normal, relative_error
 from tests.parity.originals import (
@@ -66,13 +67,21 @@ def clip_config(variant: str) -> dict:
     }
 
 
-def same_text(config, weights, original) -> None:
-    hidden = jax.jit(clip.text_model(config))(weights, {"ids": jnp.asarray(IDS)})
+def same_text(config, folder, original, ids=IDS) -> None:
+    """Asserts that our encoder of `folder` returns all that the original does."""
+    projects = isinstance(original, transformers.CLIPTextModelWithProjection)
+    program = until(clip.text_program(config), clip.PROJECTED if projects else clip.POOLED)
+    model = network(program, {"ids": clip.ids_shape(config, 1)})
+    weights = read_weights(folder / TRANSFORMERS_WEIGHTS, model.shapes)
+    assert len(weights) == len(original.state_dict())
+    also = (clip.penultimate(config), clip.HIDDEN)
+    last, found = jax.jit(lambda w, v: model(w, v, also=also))(weights, {"ids": jnp.asarray(ids)})
     with torch.no_grad():
-        theirs = original(given(IDS))
-    assert relative_error(hidden, taken(theirs.last_hidden_state)) < CLOSE
-    pooled = clip.pooled(hidden, jnp.asarray(IDS), config["eos_token_id"])
-    assert relative_error(pooled, taken(theirs.pooler_output)) < CLOSE
+        theirs = original(given(ids), output_hidden_states=True)
+    summary = theirs.text_embeds if projects else theirs.pooler_output
+    assert relative_error(last, taken(summary)) < CLOSE
+    assert relative_error(found[clip.HIDDEN], taken(theirs.last_hidden_state)) < CLOSE
+    assert relative_error(found[also[0]], taken(theirs.hidden_states[-2])) < CLOSE
 
 
 def same_towers(model: clip.CLIP, weights, original) -> None:
@@ -86,14 +95,80 @@ def same_towers(model: clip.CLIP, weights, original) -> None:
     assert relative_error(logits, taken(theirs.logits_per_text)) < CLOSE
 
 
+# As published, at full depth; the width is a 24th to a 20th, the heads are as many as fit.
+FAMILIES = {
+    "sd-1.x, and sdxl's first": (
+        "CLIPTextModel",
+        {
+            "hidden_act": "quick_gelu",
+            "num_hidden_layers": 12,
+            "num_attention_heads": 4,
+            "hidden_size": 32,
+            "intermediate_size": 128,
+            "projection_dim": 32,
+        },
+    ),
+    "sd-2.x": (
+        "CLIPTextModel",
+        {
+            "hidden_act": "gelu",
+            "num_hidden_layers": 23,  # Of 24: the last is not on disk.
+            "num_attention_heads": 4,
+            "hidden_size": 48,
+            "intermediate_size": 192,
+            "projection_dim": 24,
+        },
+    ),
+    "sdxl's second": (
+        "CLIPTextModelWithProjection",
+        {
+            "hidden_act": "gelu",
+            "num_hidden_layers": 32,
+            "num_attention_heads": 5,
+            "hidden_size": 60,
+            "intermediate_size": 240,
+            "projection_dim": 60,
+        },
+    ),
+}
+# As published, these say that the end token is 2, and mean 49407, the largest.
+PUBLISHED = {
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+    "layer_norm_eps": 1e-5,
+}
+
+
+def prompts() -> np.ndarray:
+    """A short prompt, padded by end tokens as by ViT-L's tokenizer; a long one, padded by zeros as
+    by OpenCLIP's; and the empty one."""
+    rng = np.random.default_rng(0)
+    ids = np.full((3, 77), 49407)
+    ids[1] = 0
+    ids[:, 0] = 49406
+    ids[0, 1:6] = rng.integers(1, 49406, 5)
+    ids[1, 1:60], ids[1, 60] = rng.integers(3, 49406, 59), 49407
+    return ids.astype(np.int32)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_published_text_encoder_is_the_same_here(name, tmp_path):
+    kind, settings = FAMILIES[name]
+    config = transformers.CLIPTextConfig(**PUBLISHED, **settings)
+    original = perturbed(getattr(transformers, kind)(config))
+    original.save_pretrained(tmp_path)
+    same_text(read_json(tmp_path / "config.json"), tmp_path, original, prompts())
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_their_text_folder_is_the_same_encoder_here(variant, tmp_path):
     config = transformers.CLIPTextConfig(**text_config(variant))
     original = perturbed(transformers.CLIPTextModel(config))
     original.save_pretrained(tmp_path)
-    found = read_json(tmp_path / "config.json")
-    weights = read_weights(tmp_path / TRANSFORMERS_WEIGHTS, clip.text_model(found).shapes)
-    same_text(found, weights, original)
+    same_text(read_json(tmp_path / "config.json"), tmp_path, original)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -102,7 +177,7 @@ def test_our_text_folder_is_the_same_encoder_there(variant, tmp_path):
     weights = drawn.weights(clip.text_model(config).shapes, seed=0)
     write_json(tmp_path / "config.json", config)
     write_weights(tmp_path / TRANSFORMERS_WEIGHTS, weights)
-    same_text(config, weights, loaded(transformers.CLIPTextModel, tmp_path))
+    same_text(config, tmp_path, loaded(transformers.CLIPTextModel, tmp_path))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
