@@ -166,6 +166,10 @@ FUNCTIONS = {
     "axes in two orders": lambda x, y: (
         x[:, :2, :2].transpose(2, 0, 1) + y[:, 1:3, 2:4].transpose(1, 0, 2)
     ),
+    "a known array": lambda x, y: (
+        x[:, :2, :2].transpose(2, 0, 1) + jnp.arange(8.0).reshape(2, 2, 2)
+    ),
+    "the first that is": lambda x, y: jnp.argmax(x > 0.5, axis=2) + jnp.argmin(y, axis=2),
     "sums of any axes": lambda x, y: x.transpose(2, 1, 0).sum((0, 2)) + y.min(0).max(),
     "products of any axes": lambda x, y: jnp.einsum("abc,dbe->eacd", x, y),
     "a product of turned matrices": lambda x, y: x[0].T @ y[1, :, :4],

@@ -330,6 +330,8 @@ def best(operator: str) -> Write:
     def write(writer: Writer, equation: Any, reads: list[Value]) -> Sequence[Value]:
         (x,), order = _aligned_to_read(writer, equation, reads)
         axes = equation.params["axes"]
+        if equation.invars[0].aval.dtype == np.bool_:  # Which ONNX does not rank.
+            x = writer.node("Cast", [x], to=TensorProto.INT32)
         found = writer.node(operator, [x], axis=order[axes[0]], keepdims=0)
         cast = writer.node("Cast", [found], to=kind(equation.params["index_dtype"]))
         return [Stored(cast, _without(order, axes))]
