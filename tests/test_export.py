@@ -20,7 +20,7 @@ from nas.diffusion import autoencoder, clip, unet
 from nas.diffusion.folders import DIFFUSERS_WEIGHTS
 from nas.export import folder, load_stablehlo, onnx, stablehlo
 from nas.export.graph import Unsupported
-from nas.export.part import Part, decoder, read
+from nas.export.part import Name, Part, decoder, read
 from search_spaces.blocks import ResNet, ScaleShift, Separable, Swish, Transformer
 from search_spaces.layers import ReluByLength
 from search_spaces.ops import Op
@@ -32,7 +32,12 @@ from tests.test_choices import CALLS, VARIANTS
 
 CLOSE = 1e-4
 FORMS = {"onnx": onnx, "stablehlo": stablehlo}
-ATTENDING_VAE = {**tiny._VAE, "mid_block_add_attention": True}
+VAE = {
+    **tiny.VAE,
+    "mid_block_add_attention": True,
+    "latents_mean": [0.1, 0.2, -0.3, 0.4],
+    "latents_std": [1.1, 0.9, 1.2, 0.7],
+}
 SDXL = {
     **tiny.UNET,
     "addition_embed_type": "text_time",
@@ -116,20 +121,28 @@ def test_a_searched_unet_computes_the_same(tmp_path: Path, found: Part, to: fold
 
 
 def test_a_decoder_computes_what_the_pipeline_decodes(tmp_path: Path):
-    part = part_of(*decoder(ATTENDING_VAE, batch=2))
+    part = part_of(*decoder(VAE, batch=2))
     assert_same(part, tmp_path)
-    vae = autoencoder.Autoencoder(ATTENDING_VAE)
+    vae = autoencoder.Autoencoder(VAE)
     values = folder.drawn(part, seed=2)
     weights = {**drawn.weights(vae.shapes, seed=3), **part.weights}
     wanted = drawn.compiled(vae.decode)(weights, values["latents"])
     np.testing.assert_allclose(original(part, values)["result"], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_a_text_encoder_computes_the_same_in_onnx(tmp_path: Path, activation: str):
-    config = {**tiny._TEXT, "hidden_act": activation}
-    program, ids = clip.text_program(config), {"ids": clip.ids_shape(config, 2)}
-    assert_same(part_of(program, ids), tmp_path)
+@pytest.mark.parametrize("name", ["text_encoder", "text_encoder_2"])
+def test_a_text_encoder_gives_what_the_unet_reads(
+    tmp_path: Path, xl_folders: tiny.Folders, name: Name
+):
+    part = read(xl_folders.pipeline, name, batch=2)
+    assert part.outputs.keys() == {"context", *(["pooled"] if name == "text_encoder_2" else [])}
+    assert_same(part, tmp_path)
+
+
+def test_the_text_encoder_of_stable_diffusion_is_one(folders: tiny.Folders, tmp_path: Path):
+    assert_same(read(folders.pipeline, "text_encoder", batch=1), tmp_path)
+    with pytest.raises(ValueError, match=r"whose text encoders are \['text_encoder'\]"):
+        read(folders.pipeline, "text_encoder_2", batch=1)
 
 
 def test_an_image_tower_computes_the_same_in_onnx(tmp_path: Path):
