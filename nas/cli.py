@@ -16,6 +16,7 @@ USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
   nas search [RECIPE] [--out FOLDER] [--budget 75%] ...   runs a search, or goes on with it
   nas report FOLDER                                       writes a search's report again
   nas describe PRESET_OR_FOLDER [--against OTHER]         prints an architecture and what it costs
+  nas export FOLDER --to stablehlo|onnx                   writes a network for other programs
 
 RECIPE is an import path, by default experiments.emoji.recipe:default.
 `nas COMMAND --help` explains every setting.

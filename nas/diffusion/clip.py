@@ -41,7 +41,9 @@ class _TokenEmbedding(nnx.Module):
         self.position_embedding = nnx.Embed(op.positions, op.width, rngs=rngs)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return self.token_embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1]))
+        # Flax's own look-up answers in the precision of the first weights it ever had.
+        tokens, positions = self.token_embedding.embedding, self.position_embedding.embedding
+        return tokens[...][ids] + positions[...][: ids.shape[1]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,164 @@
+"""What of a pipeline can be exported: a program, its weights, and the names of what goes in and
+comes out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nas.describe import TOKENS
+from nas.diffusion import autoencoder, unet
+from nas.diffusion.folders import (
+    DIFFUSERS_WEIGHTS,
+    read_json,
+    read_weights,
+)
+from nas.diffusion.prompts import FAMILIES, TextEncoder
+from search_spaces.ops import Op, Shape
+from search_spaces.program import Program, Step, network
+from search_spaces.unet import lower
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+Name = Literal["unet", "decoder", "text_encoder", "text_encoder_2"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A network to be exported. `outputs` maps the names of what comes out to the steps that make
+    it. `weights` are on the host, with our names and order of axes, in the precision to export."""
+
+    name: str
+    program: Program
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, str]
+    weights: Mapping[str, np.ndarray]
+    dtype: Dtype = "float32"
+
+    def __call__(
+        self, weights: Mapping[str, jax.Array], values: Mapping[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """What the network computes of `values`, by the names of the outputs."""
+        model = network(self.program, self.inputs)
+        _, found = model(weights, values, also=tuple(self.outputs.values()))
+        return {name: found[step] for name, step in self.outputs.items()}
+
+    @property
+    def results(self) -> dict[str, Shape]:
+        """Shapes of the outputs."""
+        return jax.eval_shape(self, shapes(self.weights), dict(self.inputs))
+
+
+def shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
+
+
+def read(folder: Path, name: Name, *, batch: int, dtype: Dtype = "float32") -> Part:
+    """Reads one part of a pipeline's folder; a U-Net's own folder has that part alone.
+
+    Raises `ValueError` naming what is wrong with the folder.
+    """
+    if batch < 1:
+        raise ValueError(f"a batch of {batch} holds nothing; give --batch 1 or more")
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}; give a pipeline's, or a U-Net's")
+    if name != "unet" and not _is_pipeline(folder):
+        raise ValueError(f"{folder} is no pipeline, so it has no {name}; only --part unet is there")
+    return in_precision(_READERS[name](folder, name, batch), dtype)
+
+
+def _is_pipeline(folder: Path) -> bool:
+    return (folder / "model_index.json").exists()
+
+
+def in_precision(part: Part, dtype: Dtype) -> Part:
+    """`part` with weights and values in `dtype`. Timesteps, sizes and token ids keep theirs:
+    bfloat16 has no 999, and float16 no 2049."""
+    kept = ("timestep", "sizes", "ids")
+    return dataclasses.replace(
+        part,
+        inputs={
+            name: shape if name in kept else jax.ShapeDtypeStruct(shape.shape, dtype)
+            for name, shape in part.inputs.items()
+        },
+        weights={
+            name: np.asarray(weight).astype(jax.numpy.dtype(dtype))
+            for name, weight in part.weights.items()
+        },
+        dtype=dtype,
+    )
+
+
+def _read_unet(folder: Path, name: Name, batch: int) -> Part:
+    tokens = TOKENS
+    if _is_pipeline(folder):
+        tokens = read_json(folder / "text_encoder" / "config.json")["max_position_embeddings"]
+        folder = folder / "unet"
+    config = read_json(folder / "config.json")
+    program = lower(unet.from_config(config))
+    inputs = unet.shapes(config, batch=batch, tokens=tokens)
+    weights = read_weights(folder / DIFFUSERS_WEIGHTS, network(program, inputs).shapes)
+    return Part(name, program, inputs, {"prediction": program[-1].name}, _on_host(weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Denormalise(Op):
+    """Latents as the autoencoder knows them, of latents of unit variance. `scale` and `shift` are
+    numbers, one or one for each channel."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
+        return _Denormalised(self)
+
+
+class _Denormalised(nnx.Module):
+    def __init__(self, op: _Denormalise):
+        self.op = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x / jnp.array(self.op.scale, x.dtype) + jnp.array(self.op.shift, x.dtype)
+
+
+def decoder(config: Mapping[str, object], batch: int) -> tuple[Program, dict[str, Shape]]:
+    """`Autoencoder.decode` as a program, and what it reads: `latents` as the U-Net makes them."""
+    first, *others = autoencoder.decoder_program(config)
+    vae = autoencoder.Autoencoder(config)
+    scale, shift = (tuple(np.ravel(number).tolist()) for number in (vae.scale, vae.shift))
+    start = Step("denormalised", _Denormalise(scale, shift), ("latents",))
+    program = (start, first._replace(reads=(start.name,)), *others)
+    return program, {"latents": autoencoder.latents_shape(config, batch)}
+
+
+def _read_decoder(folder: Path, name: Name, batch: int) -> Part:
+    program, inputs = decoder(read_json(folder / "vae" / "config.json"), batch)
+    path = folder / "vae" / DIFFUSERS_WEIGHTS
+    weights = read_weights(path, network(program, inputs).shapes)
+    return Part(name, program, inputs, {"pixels": program[-1].name}, _on_host(weights))
+
+
+def _read_text_encoder(folder: Path, name: Name, batch: int) -> Part:
+    kind = str(read_json(folder / "model_index.json").get("_class_name"))
+    sources = {s.encoder: s for s in FAMILIES[kind].sources} if kind in FAMILIES else {}
+    if name not in sources:
+        raise ValueError(f"{folder} is a {kind}, whose text encoders are {list(sources)}")
+    encoder = TextEncoder.load(folder, sources[name])
+    weights = _on_host(encoder.weights)
+    return Part(name, encoder.program, encoder.inputs(batch), encoder.gives, weights)
+
+
+def _on_host(weights: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(weight) for name, weight in weights.items()}
+
+
+_READERS: Mapping[Name, Callable[[Path, Name, int], Part]] = {
+    "unet": _read_unet,
+    "decoder": _read_decoder,
+    "text_encoder": _read_text_encoder,
+    "text_encoder_2": _read_text_encoder,
+}
