@@ -362,7 +362,7 @@ def modulation(change: Change) -> Carried:
         slope = _slope(change, found["norm2"].reads[0])
         wanted = shift / slope
         kernel = np.split(change.weights[f"{name}.kernel"], 2, axis=-1)[1] / slope.mean(0)
-    fitted, bias = refit(features, wanted, np.asarray(kernel), np.zeros(wanted.shape[1]))
+    fitted, bias = refit(features, wanted, np.asarray(kernel))
     made = {f"{name}.kernel": jnp.asarray(fitted, jnp.float32)}
     return change.carried(made | {f"{name}.bias": jnp.asarray(bias, jnp.float32)})
 

@@ -104,7 +104,7 @@ class Change(NamedTuple):
         wanted = self.seen(target or path)[target or path].output
         values = seen(self.new, weights, self.samples.reads, path)[path].reads[0]
         kernel, bias = weights[f"{path}.kernel"], weights[f"{path}.bias"]
-        fitted, offset = refit(rows(values), rows(wanted), matrix(kernel), np.asarray(bias))
+        fitted, offset = refit(rows(values), rows(wanted), matrix(kernel))
         return {
             **made,
             f"{path}.kernel": jnp.asarray(fitted.reshape(kernel.shape), kernel.dtype),
