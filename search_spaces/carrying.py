@@ -36,7 +36,7 @@ def _attentions(op: Any) -> Iterator[str]:
 # Units: hidden channels of FFNs, heads of attentions.
 
 
-class _Coupled(NamedTuple):
+class Coupled(NamedTuple):
     """A weight that holds units along `axis`, in that many blocks of all units."""
 
     name: str
@@ -60,12 +60,12 @@ def ffn(change: Change) -> Carried:
 
     New channels are drawn, and start unheard.
     """
-    return _resized(
+    return resized(
         change,
         {
             f"{layer}.ff.net.2": (
-                _Coupled(f"{layer}.ff.net.0.proj.kernel", 1, 2),
-                _Coupled(f"{layer}.ff.net.0.proj.bias", 0, 2),
+                Coupled(f"{layer}.ff.net.0.proj.kernel", 1, 2),
+                Coupled(f"{layer}.ff.net.0.proj.bias", 0, 2),
             )
             for layer in _layers(change.new.op)
         },
@@ -80,11 +80,11 @@ def heads(change: Change) -> Carried:
     """
     op: Any = change.new.op
     projections = ("to_q", "to_kv") if op.shared else ("to_q", "to_k", "to_v")
-    return _resized(
+    return resized(
         change,
         {
             f"{attention}.to_out.0": tuple(
-                _Coupled(f"{attention}.{name}.kernel", 1) for name in projections
+                Coupled(f"{attention}.{name}.kernel", 1) for name in projections
             )
             for attention in _attentions(op)
         },
@@ -92,11 +92,14 @@ def heads(change: Change) -> Carried:
     )
 
 
-def _resized(change: Change, coupled: Mapping[str, tuple[_Coupled, ...]], size: int) -> Carried:
-    """More or fewer units before each linear layer, with what is coupled to them."""
+def resized(change: Change, coupled: Mapping[str, tuple[Coupled, ...]], size: int) -> Carried:
+    """More or fewer units of `size` channels before linear layers, with what is coupled to them.
+
+    `coupled` names the layers by path, and for each the weights that hold its units.
+    """
     made, fresh, shapes = {}, [], model(change.new).shapes
     for out, others in coupled.items():
-        parts = (*others, _Coupled(f"{out}.kernel", 0))
+        parts = (*others, Coupled(f"{out}.kernel", 0))
         old = {c: c.by_unit(change.weights[c.name], size) for c in parts}
         units, count = len(old[parts[-1]]), shapes[f"{out}.kernel"].shape[0] // size
         if count < units:
@@ -114,7 +117,7 @@ def _resized(change: Change, coupled: Mapping[str, tuple[_Coupled, ...]], size: 
 
 
 def _kept(
-    change: Change, out: str, parts: tuple[_Coupled, ...], size: int, count: int
+    change: Change, out: str, parts: tuple[Coupled, ...], size: int, count: int
 ) -> np.ndarray:
     def by_unit(weights: Weights) -> tuple[np.ndarray, ...]:
         return tuple(c.by_unit(weights[c.name], size) for c in parts)

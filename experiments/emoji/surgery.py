@@ -88,7 +88,7 @@ def micro(
     for choose in space.choices(spec):
         reads = recorder(lower(spec), weights, choose.block).reads
         held_out = tuple(read[ROWS // 2 :] for read in reads)
-        criteria = CRITERIA if choose.field in TRIMS else {"": OutputError()}
+        criteria = CRITERIA if choose.field in TRIMS else {"–": OutputError()}
         for name, criterion in criteria.items():
             calibration = Calibration(space.inputs, fitting, criterion)
             change = choose.change(spec, weights, calibration)
