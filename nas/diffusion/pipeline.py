@@ -14,7 +14,6 @@ from nas.diffusion import clip, unet
 from nas.diffusion.autoencoder import Autoencoder
 from nas.diffusion.folders import (
     DIFFUSERS_WEIGHTS,
-    TRANSFORMERS_WEIGHTS,
     read_json,
     read_weights,
     write_json,
@@ -61,13 +60,13 @@ class Pipeline:
         return cls(
             folder,
             spec,
-            read_weights(folder / "unet" / DIFFUSERS_WEIGHTS, backbone.shapes),
+            read_weights(folder / "unet", backbone.shapes),
             unet_config,
             text,
-            read_weights(folder / "text_encoder" / TRANSFORMERS_WEIGHTS, text.shapes),
+            read_weights(folder / "text_encoder", text.shapes),
             text_config,
             autoencoder,
-            read_weights(folder / "vae" / DIFFUSERS_WEIGHTS, autoencoder.shapes),
+            read_weights(folder / "vae", autoencoder.shapes),
             read_json(folder / "scheduler" / "scheduler_config.json"),
             read_tokenizer(folder / "tokenizer"),
         )
