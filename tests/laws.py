@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from search_spaces.ops import Shape, model, output
 from search_spaces.program import calls, network
 from search_spaces.space import SearchSpace
+from search_spaces.unet import UNetSpec, lower
 from search_spaces.values import decode, encode
 
 walks = st.lists(st.integers(0, 10**6), max_size=8)
@@ -82,3 +83,13 @@ def walked(space: SearchSpace[Any], walk: Sequence[int]) -> Any:
         actions = list(space.actions(spec))
         spec = actions[choice % len(actions)].apply(spec)
     return spec
+
+
+def same_function(one: UNetSpec, other: UNetSpec) -> bool:
+    """Whether two U-Nets are one program but for the names of its steps."""
+    first, second = lower(one), lower(other)
+    names = {a.name: b.name for a, b in zip(first, second, strict=False)}
+    return len(first) == len(second) and all(
+        a.op == b.op and tuple(names.get(read, read) for read in a.reads) == b.reads
+        for a, b in zip(first, second, strict=True)
+    )

@@ -10,7 +10,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -161,6 +161,11 @@ class Mapped(Mapping[str, jax.Array]):
             name: jax.ShapeDtypeStruct(tensor.shape_of_ours(name), self._dtype)
             for name, tensor in self._tensors.items()
         }
+
+    def renamed(self, name: Callable[[str], str]) -> "Mapped":
+        """These weights by other names."""
+        found = {name(old): tensor for old, tensor in self._tensors.items()}
+        return Mapped(self.path, found, self._dtype)
 
     def named(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> "Mapped":
         """Those weights that `shapes` names, which must be there and have these shapes."""
