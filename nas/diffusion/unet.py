@@ -10,6 +10,7 @@ import jax
 from nas.diffusion import express
 from nas.diffusion.folders import (
     DIFFUSERS_WEIGHTS,
+    SHARD,
     Mapped,
     map_weights,
     read_json,
@@ -208,17 +209,19 @@ def save(
     seed: Mapping[str, Any],
     *,
     dtype: str = "float32",
+    limit: int = SHARD,
 ) -> tuple[str, ...]:
     """Writes a U-Net's folder, of an architecture that was edited from the one of `seed`.
 
     It is one that diffusers loads and runs to the same result, if it can; the weights then have
-    diffusers' names. Otherwise it is ours, and what is returned says why.
+    diffusers' names. Otherwise it is ours, and what is returned says why. Weights of more than
+    `limit` bytes are sharded.
     """
     found, why = config(spec, seed), obstacles(spec)
     write_json(folder / "config.json", found)
     if not why:
         weights = _renamed(weights, spec, from_config(found))
-    write_weights(folder / DIFFUSERS_WEIGHTS, weights, dtype=dtype)
+    write_weights(folder / DIFFUSERS_WEIGHTS, weights, dtype=dtype, limit=limit)
     return why
 
 
