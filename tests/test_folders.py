@@ -254,8 +254,8 @@ def test_peak_memory_is_one_copy_of_the_weights(tmp_path, stored, asked, limit):
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     before, peak, size, peak_of_writing = map(int, out.split())
     assert size > 300_000_000
-    assert peak - before < 1.15 * size + 40_000_000
-    assert peak_of_writing - before < 1.15 * size + 60_000_000
+    assert peak - before < 1.25 * size + 40_000_000
+    assert peak_of_writing - before < 1.25 * size + 60_000_000
 
 
 def test_a_lone_text_tower_may_leave_out_its_name(tmp_path):

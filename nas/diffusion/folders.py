@@ -5,12 +5,14 @@ itself; files in pickle's format are never opened.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import mmap
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +33,8 @@ _TYPES: Mapping[str, str] = {
     "F16": "float16",
     "BF16": "bfloat16",
 }
+_READERS = 2  # Tensors that are read at once: each is in memory twice while it is.
+_BLOCK = 1 << 18  # Numbers that are converted at once.
 _WRITTEN = ("float32", "float16", "bfloat16")
 # Where the libraries look for weights, in their order.
 _PLACES = (
@@ -95,10 +99,12 @@ def read_weights(
     """The weights named in `shapes`, in our order of axes, cast to `dtype`.
 
     `path` is a model's folder, whose weights may be sharded, or one file of weights. Memory is one
-    copy of the weights and one tensor. Raises `ValueError` naming the file and the weight that is
+    copy of the weights and two tensors. Raises `ValueError` naming the file and the weight that is
     missing or has another shape.
     """
-    return dict(map_weights(path, dtype=dtype).named(shapes))
+    weights = map_weights(path, dtype=dtype).named(shapes)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(weights, pool.map(weights.__getitem__, weights), strict=True))
 
 
 def map_weights(path: Path, *, dtype: str = "float32") -> "Mapped":
@@ -132,10 +138,29 @@ class _Tensor:
             raise ValueError(
                 f"{self.path}: {self.name} is of type {self.kind}; weights are {', '.join(_TYPES)}"
             )
-        stored = np.frombuffer(self.data, jnp.dtype(_TYPES[self.kind])).reshape(self.shape)
-        # The order is changed before the type: most of what is stored is half as wide.
-        array = jnp.array(from_torch(name, stored)).astype(dtype)
-        return array.block_until_ready()  # Or what is not yet cast piles up.
+        stored = np.frombuffer(self.data, jnp.dtype(_TYPES[self.kind]))
+        array = from_torch(name, _cast(stored, jnp.dtype(dtype)).reshape(self.shape))
+        # What keeps its order of axes would be no copy but a view of a file that may change.
+        copied = jnp.array if array.flags.c_contiguous else jax.device_put
+        return copied(array).block_until_ready()  # Before the next is begun: memory for one.
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A one-dimensional array as another type, in blocks: NumPy converts what is half as wide
+    several times slower than XLA, which compiles for every shape anew."""
+    if array.dtype == dtype:
+        return array
+    found, whole = np.empty(array.shape, dtype), len(array) - len(array) % _BLOCK
+    for begin in range(0, whole, _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        found[block] = _converted(array[block], dtype)
+    found[whole:] = array[whole:].astype(dtype)
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _converted(block: jax.Array, dtype: np.dtype) -> jax.Array:
+    return block.astype(dtype)
 
 
 class Mapped(Mapping[str, jax.Array]):
@@ -349,5 +374,5 @@ def _write(
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in shapes:
-        weight = np.asarray(to_torch(name, np.asarray(weights[name])), jnp.dtype(dtype), order="C")
-        file.write(weight.reshape(-1).view(np.uint8).data)
+        weight = np.ascontiguousarray(to_torch(name, np.asarray(weights[name]))).reshape(-1)
+        file.write(_cast(weight, jnp.dtype(dtype)).view(np.uint8).data)
