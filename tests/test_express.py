@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nas.diffusion import unet
 from nas.diffusion.folders import map_weights, write_json, write_weights
-from search_spaces.blocks import Conv, NormSiLU, ScaleShift, Separable, TimeEmbedding
+from search_spaces.blocks import Conv, Downsample, NormSiLU, ScaleShift, Separable, TimeEmbedding
 from search_spaces.ops import Op
 from search_spaces.presets import PRESETS
 from search_spaces.unet import Block, Layer, Stage, UNetSpace, UNetSpec
@@ -275,6 +275,10 @@ OBSTACLES: list[tuple[Callable[[], UNetSpec], list[str]]] = [
     (
         lambda: staged(resample=None),
         ["down_blocks.1 does not change the resolution at its end; diffusers' is otherwise"],
+    ),
+    (
+        lambda: staged(resample=Downsample(centred=False)),
+        ["the end of down_blocks.1 has centred=False; diffusers builds True"],
     ),
     (
         lambda: staged(layers=SEED.down[1].layers[:1]),
