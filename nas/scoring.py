@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas.diffusion.clip import CLIP
-from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_weights
+from nas.diffusion.folders import read_json, read_weights
 from nas.diffusion.pipeline import Pipeline
 from nas.diffusion.prompts import Conditioning
 from nas.diffusion.samplers import Sampler, from_config, guided, sample
@@ -44,7 +44,7 @@ class Evaluator:
         preprocessor = read_json(folder / "preprocessor_config.json")
         return cls(
             model,
-            read_weights(folder / TRANSFORMERS_WEIGHTS, model.shapes),
+            read_weights(folder, model.shapes),
             read_tokenizer(folder),
             np.array(preprocessor["image_mean"], np.float32),
             np.array(preprocessor["image_std"], np.float32),

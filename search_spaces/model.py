@@ -107,10 +107,18 @@ def torch_name(name: str) -> str:
     return f"{layer}{dot}{leaf}"
 
 
+def our_name(name: str, axes: int) -> str:
+    """Inverse of `torch_name` for a weight of so many axes that is no embedding."""
+    layer, dot, leaf = name.rpartition(".")
+    if leaf == "weight":
+        leaf = "kernel" if axes > 1 else "scale"
+    return f"{layer}{dot}{leaf}"
+
+
 def to_torch(name: str, weight: np.ndarray) -> np.ndarray:
     """`weight` in PyTorch's order of axes: kernels become `[out, in, ...]`."""
     if name.endswith("kernel"):
-        return np.ascontiguousarray(np.moveaxis(weight, (-1, -2), (0, 1)))
+        return np.moveaxis(weight, (-1, -2), (0, 1))
     return weight
 
 

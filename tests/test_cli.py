@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from nas import cli
+from nas.commands.search import form
 from nas.diffusion.pipeline import Pipeline
 from tests import tiny
 
@@ -63,6 +64,12 @@ def entries(folder: Path) -> list[Any]:
     return lines
 
 
+def test_what_diffusers_cannot_express_is_said_with_the_reason(pipeline: Pipeline) -> None:
+    said = form(tiny.without(pipeline.spec, "mid_block.resnets.0"))
+    assert said.startswith("\nThe U-Net is in our own form, as diffusers cannot express it:\n  mid")
+    assert "diffusers' own form" in form(pipeline.spec)
+
+
 def test_a_search_ends_with_a_pipeline_a_journal_and_a_report_of_one_file(
     start: Start, tmp_path: Path, pipeline: Pipeline
 ) -> None:
@@ -75,6 +82,8 @@ def test_a_search_ends_with_a_pipeline_a_journal_and_a_report_of_one_file(
     page = (out / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "keeps to the budget" in page and "keeps to the budget" in said
+    assert form(found.spec) in said
+    assert found.unet_config["_class_name"] == "UNet2DConditionModel"
 
     (out / "report.html").unlink()
     process = start("report", str(out))

@@ -10,6 +10,7 @@ from nas.diffusion import unet
 from nas.diffusion.pipeline import Pipeline
 from nas.scoring import Evaluator
 from nas.testing.spaces import walked, walks
+from search_spaces.unet import lower
 from search_spaces.unet_space import UNetSpace
 from tests import drawn, tiny
 
@@ -55,28 +56,67 @@ def same_files(one: Path, other: Path) -> bool:
     return {**found[0], weights: b""} == {**found[1], weights: b""}
 
 
-@settings(max_examples=2)
+@settings(max_examples=3)
 @given(walks)
 def test_an_edited_network_is_read_back_to_the_bit(pipeline, tmp_path_factory, walk):
     space = UNetSpace(pipeline.spec, pipeline.inputs(2))
     spec = walked(space, [*walk, 0])
     weights = drawn.weights(tiny.shapes(space, spec), seed=8)
     folder = tmp_path_factory.mktemp("edited")
-    pipeline.save(folder, spec, weights)
+    why = pipeline.save(folder, spec, weights)
     found = Pipeline.load(folder)
-    assert repr(found.spec) == repr(spec) and same(found.unet, weights)
     assert found.inputs(3) == pipeline.inputs(3)
+    index = json.loads((folder / "model_index.json").read_text())
+    if why:
+        assert repr(found.spec) == repr(spec) and same(found.unet, weights)
+        assert index["unet"] == ["nas", "SearchedUNet"]
+    else:
+        assert found.spec == spec and same_in_order(found.unet, weights, spec)
+        assert found.unet_config["_class_name"] == "UNet2DConditionModel"
     # And once more, from what was read.
-    found.save(folder / "again", found.spec, found.unet)
+    assert found.save(folder / "again", found.spec, found.unet) == why
     again = Pipeline.load(folder / "again")
-    assert repr(again.spec) == repr(spec) and same(again.unet, weights)
+    assert repr(again.spec) == repr(found.spec) and same(again.unet, found.unet)
 
 
-def test_configs_of_edited_networks_do_not_pretend_to_be_of_diffusers(pipeline):
-    spec = tiny.without(pipeline.spec, tiny.REMOVABLE[0])
-    config = unet.config(spec, tiny.UNET)
-    assert config["_class_name"] == "SearchedUNet" and "block_out_channels" not in config
-    assert repr(unet.from_config(json.loads(json.dumps(config)))) == repr(spec)
+def same_in_order(one, other, spec) -> bool:
+    """Whether the weights of two networks that compute the same are equal, step by step."""
+    kept = [
+        [
+            {n.removeprefix(f"{s}."): w for n, w in many.items() if n.startswith(f"{s}.")}
+            for s in steps
+        ]
+        for many, steps in (
+            (one, names(unet.from_config(unet.config(spec, tiny.UNET)))),
+            (other, names(spec)),
+        )
+    ]
+    return all(same(*pair) for pair in zip(*kept, strict=True))
+
+
+def names(spec) -> list[str]:
+    return [step.name for step in lower(spec)]
+
+
+def test_a_network_that_diffusers_can_build_is_written_for_it(pipeline, tmp_path):
+    space = UNetSpace(pipeline.spec, pipeline.inputs(2))
+    spec = tiny.without(pipeline.spec, "mid_block.resnets.0", "mid_block.attentions.0")
+    weights = drawn.weights(tiny.shapes(space, spec), seed=8)
+    assert pipeline.save(tmp_path, spec, weights) == ()
+    found = Pipeline.load(tmp_path)
+    assert found.unet_config["mid_block_type"] == "UNetMidBlock2D"
+    left, renamed = "mid_block.resnets.1.conv1.kernel", "mid_block.resnets.0.conv1.kernel"
+    assert np.array_equal(found.unet[renamed], weights[left]) and left not in found.unet
+    assert same_in_order(found.unet, weights, spec)
+    # Nor is a network that was ours for a while.
+    other = tiny.without(pipeline.spec, "mid_block.resnets.0")
+    lifted = drawn.weights(tiny.shapes(space, other), seed=8)
+    assert pipeline.save(tmp_path / "ours", other, lifted) != ()
+    again = Pipeline.load(tmp_path / "ours")
+    assert again.save(tmp_path / "theirs", spec, weights) == ()
+    index = json.loads((tmp_path / "theirs" / "model_index.json").read_text())
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert same(Pipeline.load(tmp_path / "theirs").unet, found.unet)
 
 
 def test_a_folder_that_is_no_pipeline_is_an_error_that_names_it(tmp_path, folders):
@@ -135,7 +175,9 @@ def test_a_truncated_file_is_one_clear_error(folder, name):
         ("unet", "addition_embed_type", "image"),
         ("unet", "class_embed_type", "timestep"),
         ("unet", "only_cross_attention", True),
-        ("unet", "mid_block_type", "UNetMidBlock2D"),
+        ("unet", "mid_block_type", "UNetMidBlock2DSimpleCrossAttn"),
+        ("unet", "norm_num_groups", None),
+        ("unet", "_class_name", "UNet2DModel"),
         ("unet", "resnet_time_scale_shift", "scale"),
         ("unet", "time_cond_proj_dim", 256),
         ("vae", "act_fn", "relu"),

@@ -176,7 +176,7 @@ def test_a_search_is_delivered_when_all_of_its_pipeline_is_there(finished, tmp_p
     shutil.rmtree(tmp_path / "pipeline")
     performer = Performer(recipe, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("nas.diffusion.pipeline.write_weights", _die)
+        patched.setattr("nas.diffusion.unet.write_weights", _die)
         with pytest.raises(Killed):
             performer.deliver(state)
     assert not performer.delivered
@@ -188,7 +188,7 @@ def test_a_search_is_delivered_when_all_of_its_pipeline_is_there(finished, tmp_p
     )
 
 
-def _die(*_: object) -> None:
+def _die(*_: object, **__: object) -> None:
     raise Killed
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from nas import recipe as recipes
+from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
 from nas.journal import Journal
 from nas.perform import Performer
@@ -15,6 +16,7 @@ from nas.recipe import Recipe, Sampling, Search, Training
 from nas.report import page
 from nas.report.story import Story
 from nas.search import replay, search
+from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 
 
@@ -88,7 +90,17 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     page.write(story)
     print(f"\n{page.summary(story)}\n")
     print(f"pipeline  {settings.out / 'pipeline'}\nreport    {settings.out / 'report.html'}")
+    print(form(story.state.networks[story.state.current].spec))
     return 0 if story.kept else 1
+
+
+def form(spec: UNetSpec) -> str:
+    """Says in which form a searched U-Net is written, and why not in diffusers'."""
+    why = unet.obstacles(spec)
+    if not why:
+        return "\nThe U-Net is in diffusers' own form, which its UNet2DConditionModel loads."
+    said = "\n  ".join(why)
+    return f"\nThe U-Net is in our own form, as diffusers cannot express it:\n  {said}"
 
 
 def _same_device(journal: Journal, recipe: Recipe) -> None:
@@ -111,6 +123,7 @@ def _already_finished(folder: Path, strategy: Evolution) -> int:
     if not (folder / "report.html").exists():
         page.write(story)
     print(f"{page.summary(story)}\n\n{folder} holds this finished search, which is left as it is.")
+    print(form(story.state.networks[story.state.current].spec))
     print("To search anew, choose another folder with --out, or delete this one.")
     return 0 if story.kept else 1
 

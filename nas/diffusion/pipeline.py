@@ -14,11 +14,9 @@ import numpy as np
 from nas.diffusion import unet
 from nas.diffusion.autoencoder import Autoencoder
 from nas.diffusion.folders import (
-    DIFFUSERS_WEIGHTS,
     read_json,
     read_weights,
     write_json,
-    write_weights,
 )
 from nas.diffusion.prompts import (
     FAMILIES,
@@ -65,12 +63,12 @@ class Pipeline:
         return cls(
             folder,
             spec,
-            read_weights(folder / "unet" / DIFFUSERS_WEIGHTS, backbone.shapes),
+            read_weights(folder / "unet", backbone.shapes),
             unet_config,
             encoders,
             family.zeros is not None and index.get("force_zeros_for_empty_prompt", family.zeros),
             autoencoder,
-            read_weights(folder / "vae" / DIFFUSERS_WEIGHTS, autoencoder.shapes),
+            read_weights(folder / "vae", autoencoder.shapes),
             read_json(folder / "scheduler" / "scheduler_config.json"),
         )
 
@@ -119,23 +117,22 @@ class Pipeline:
         encode = jax.jit(self.autoencoder.encode)
         return _in_batches(lambda part: encode(self.vae, part), pixels, batch)
 
-    def save(self, folder: Path, spec: UNetSpec, weights: Weights) -> None:
+    def save(self, folder: Path, spec: UNetSpec, weights: Weights) -> tuple[str, ...]:
         """Writes the pipeline with another U-Net in it; all else is copied.
 
         The index names the class of the U-Net, which is ours where diffusers has none that could
-        build it.
+        build it; what is returned says why.
         """
-        config = unet.config(spec, self.unet_config)
         folder.mkdir(parents=True, exist_ok=True)
         for part in self.folder.iterdir():
             if part.is_dir() and part.name != "unet":
                 shutil.copytree(part, folder / part.name, dirs_exist_ok=True)
+        why = unet.save(folder / "unet", spec, weights, self.unet_config)
         index = read_json(self.folder / "model_index.json")
-        if config["_class_name"] != self.unet_config.get("_class_name"):
-            index["unet"] = ["nas", config["_class_name"]]
+        if why or "unet" in index:
+            index["unet"] = ["nas", unet.OURS] if why else ["diffusers", unet.THEIRS]
         write_json(folder / "model_index.json", index)
-        write_json(folder / "unet" / "config.json", config)
-        write_weights(folder / "unet" / DIFFUSERS_WEIGHTS, weights)
+        return why
 
 
 def _family(folder: Path, index: Mapping[str, Any]) -> Family:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from nas.diffusion import clip
-from nas.diffusion.folders import TRANSFORMERS_WEIGHTS, read_json, read_weights
+from nas.diffusion.folders import read_json, read_weights
 from nas.diffusion.tokens import read_tokenizer, tokenize
 from search_spaces.model import Model, Weights
 from search_spaces.ops import Shape, output
@@ -84,7 +84,7 @@ class TextEncoder:
         gives = {name: step(config) for name, step in source.gives.items()}
         program = until(clip.text_program(config), *gives.values())
         model = network(program, {"ids": clip.ids_shape(config, 1)})
-        weights = read_weights(place / TRANSFORMERS_WEIGHTS, model.shapes)
+        weights = read_weights(place, model.shapes)
         tokenizer = read_tokenizer(folder / source.tokenizer)
         return cls(source.encoder, config, program, gives, model, weights, tokenizer)
 

@@ -14,7 +14,6 @@ from flax import nnx
 from nas.describe import TOKENS
 from nas.diffusion import autoencoder, unet
 from nas.diffusion.folders import (
-    DIFFUSERS_WEIGHTS,
     read_json,
     read_weights,
 )
@@ -101,7 +100,7 @@ def _read_unet(folder: Path, name: Name, batch: int) -> Part:
     config = read_json(folder / "config.json")
     program = lower(unet.from_config(config))
     inputs = unet.shapes(config, batch=batch, tokens=tokens)
-    weights = read_weights(folder / DIFFUSERS_WEIGHTS, network(program, inputs).shapes)
+    weights = read_weights(folder, network(program, inputs).shapes)
     return Part(name, program, inputs, {"prediction": program[-1].name}, _on_host(weights))
 
 
@@ -137,8 +136,7 @@ def decoder(config: Mapping[str, object], batch: int) -> tuple[Program, dict[str
 
 def _read_decoder(folder: Path, name: Name, batch: int) -> Part:
     program, inputs = decoder(read_json(folder / "vae" / "config.json"), batch)
-    path = folder / "vae" / DIFFUSERS_WEIGHTS
-    weights = read_weights(path, network(program, inputs).shapes)
+    weights = read_weights(folder / "vae", network(program, inputs).shapes)
     return Part(name, program, inputs, {"pixels": program[-1].name}, _on_host(weights))
 
 
