@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from search_spaces import recording
 from search_spaces.model import Weights
+from search_spaces.ops import model
+from search_spaces.program import Program, calls
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -43,6 +46,20 @@ def relative_error(ours: Any, theirs: Any) -> float:
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def stepwise(
+    program: Program, weights: Mapping[str, jax.Array], inputs: Mapping[str, Any]
+) -> jax.Array:
+    """What a program gives, run call by call: most calls of a network are repeated, and XLA takes
+    minutes with whole networks of full depth."""
+    values = {name: jnp.asarray(value) for name, value in inputs.items()}
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in values.items()}
+    for name, call in calls(program, shapes).items():
+        own = {leaf: weights[f"{name}.{leaf}"] for leaf in model(call).shapes}
+        reads = next(step.reads for step in program if step.name == name)
+        values[name] = recording.compiled(call)(own, *(values[read] for read in reads))
+    return values[program[-1].name]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from nas.diffusion.autoencoder import Autoencoder
 from search_spaces.program import network, until
 from search_spaces.unet import lower
 from tests import drawn
-from tests.drawn import compiled, fake_network, relative_error
+from tests.drawn import compiled, fake_network, relative_error, stepwise
 from tests.golden import cases
 
 CLOSE = 1e-4  # Of networks: float32 sums in another order.
@@ -40,6 +40,16 @@ def test_unets_compute_what_diffusers_does(name):
     }
     found = compiled(model)(drawn.weights(model.shapes, seed=0), inputs)
     assert relative_error(found, golden()[name]) < CLOSE
+
+
+@pytest.mark.parametrize("name", cases.PUBLISHED)
+def test_published_unets_at_full_depth_compute_what_diffusers_does(name):
+    values = cases.inputs_of(cases.PUBLISHED[name])
+    program = lower(unet.from_config(cases.PUBLISHED[name]))
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in values.items()}
+    weights = drawn.weights(network(program, shapes).shapes, seed=0)
+    found = stepwise(program, weights, values)
+    assert relative_error(found, golden()[f"published-{name}"]) < CLOSE
 
 
 def test_autoencoders_compute_what_diffusers_does():

@@ -1,6 +1,8 @@
 """What the golden outputs are the outputs of: configurations, and inputs made from seeds."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,52 @@ _UNET = {
     "cross_attention_dim": 12,
     "layers_per_block": 1,
     "block_out_channels": [8, 16],
+}
+# The published U-Nets at full depth and little width.
+SMALL = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 24,
+    "layers_per_block": 2,
+    "block_out_channels": [8, 16, 24, 24],
+    "attention_head_dim": 4,
+    "down_block_types": [*3 * ["CrossAttnDownBlock2D"], "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *3 * ["CrossAttnUpBlock2D"]],
+}
+THREE = {
+    **SMALL,
+    "block_out_channels": [8, 16, 24],
+    "down_block_types": 3 * ["CrossAttnDownBlock2D"],
+    "up_block_types": 3 * ["CrossAttnUpBlock2D"],
+}
+SDXL = {
+    **THREE,
+    "down_block_types": ["DownBlock2D", *2 * ["CrossAttnDownBlock2D"]],
+    "up_block_types": [*2 * ["CrossAttnUpBlock2D"], "UpBlock2D"],
+    "attention_head_dim": [1, 2, 3],
+    "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 10,
+}
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "sd-1.5": SMALL,
+    "sd-2.1": {**SMALL, "attention_head_dim": [1, 2, 3, 4], "use_linear_projection": True},
+    "sdxl": SDXL,
+    "bk-sdm-base": {**SMALL, "layers_per_block": 1},
+    "bk-sdm-small": {**SMALL, "layers_per_block": 1, "mid_block_type": None},
+    "bk-sdm-tiny": {**THREE, "layers_per_block": 1, "mid_block_type": None},
+    "koala-1b": {**SDXL, "layers_per_block": 1, "transformer_layers_per_block": [1, 2, 6]},
+    "koala-700m": {
+        **SDXL,
+        "layers_per_block": 1,
+        "transformer_layers_per_block": [1, 2, 5],
+        "mid_block_type": None,
+    },
 }
 UNETS = {
     "unet-default": {
@@ -107,3 +155,18 @@ CONTEXT = normal(3, 2, 5, 12)
 TIMESTEPS = np.array([3.0, 981.0], np.float32)
 # Ids above the end token, and more than one of it: a wrong place shows.
 IDS = np.array([[48, 3, 40, 5, 49, 40, 0, 0], [48, 7, 8, 2, 10, 11, 40, 45]], np.int32)
+TOKENS = 5
+Values = Mapping[str, np.ndarray]
+
+
+def inputs_of(config: Mapping[str, Any]) -> Values:
+    size = config["sample_size"]
+    found = {
+        "sample": normal(0, 2, size, size, config["in_channels"]),
+        "timestep": np.array([3.0, 981.0], np.float32),
+        "context": normal(1, 2, TOKENS, config["cross_attention_dim"]),
+    }
+    if "addition_embed_type" in config:
+        found["pooled"] = normal(2, 2, 10)
+        found["sizes"] = np.array([[64, 48, 0, 3, 64, 64], [16, 16, 5, 0, 32, 32]], np.float32)
+    return found

@@ -23,7 +23,7 @@ from search_spaces.unet import lower
 from tests import drawn
 from tests.drawn import fake_network
 from tests.golden import cases
-from tests.parity.originals import diffusers, given, taken, torch, transformers
+from tests.parity.originals import diffusers, given, taken, theirs, torch, transformers
 
 FOLDER = Path(__file__).parent
 Outputs = dict[str, np.ndarray]
@@ -31,7 +31,7 @@ Outputs = dict[str, np.ndarray]
 
 def main() -> None:
     with torch.no_grad():
-        outputs = {**unets(), **autoencoder(), **text(), **towers(), **samplers()}
+        outputs = {**unets(), **published(), **autoencoder(), **text(), **towers(), **samplers()}
     arrays = {name: np.ascontiguousarray(array) for name, array in outputs.items()}
     save_file(arrays, FOLDER / "outputs.safetensors")
     packages = ("diffusers", "transformers", "torch", "numpy")
@@ -61,6 +61,17 @@ def unets() -> Outputs:
         original = filled(diffusers.UNet2DConditionModel.from_config(config), model.shapes)
         inputs = (given(x) for x in (cases.LATENTS, cases.TIMESTEPS, cases.CONTEXT))
         found[name] = taken(original(*inputs).sample)
+    return found
+
+
+def published() -> Outputs:
+    found = {}
+    for name, config in cases.PUBLISHED.items():
+        values = cases.inputs_of(config)
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in values.items()}
+        model = network(lower(unet.from_config(config)), shapes)
+        original = filled(diffusers.UNet2DConditionModel.from_config(config), model.shapes)
+        found[f"published-{name}"] = theirs(original, values)
     return found
 
 

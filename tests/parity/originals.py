@@ -3,6 +3,7 @@
 A module that imports this one is skipped where PyTorch or diffusers is not installed.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ def taken(tensor: Any) -> np.ndarray:
     """Inverse of `given`."""
     array = tensor.detach().numpy()
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def theirs(original: Any, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a U-Net of diffusers gives for `inputs`."""
+    sample, timestep, context, *more = (given(value) for value in inputs.values())
+    added = dict(zip(("text_embeds", "time_ids"), more, strict=True)) if more else None
+    with torch.no_grad():
+        return taken(original(sample, timestep, context, added_cond_kwargs=added).sample)
 
 
 def loaded(kind: Any, folder: Any) -> Any:

@@ -1,7 +1,6 @@
 """U-Nets and `UNet2DConditionModel` of diffusers read each other's folders and compute the same."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,68 +13,36 @@ from experiments.emoji.seed import UNET
 from nas.diffusion import unet
 from nas.diffusion.folders import read_json, read_weights
 from search_spaces.model import Model, Weights
-from search_spaces.ops import Call, Op, Shape, model
+from search_spaces.ops import Op, Shape, model
 from search_spaces.program import calls, network
 from search_spaces.unet import Block, Layer, Stage, UNetSpec, lower
 from tests import drawn, tiny
-from tests.drawn import normal, relative_error
-from tests.parity.originals import CLOSE, diffusers, given, loaded, marks, perturbed, taken, torch
+from tests.drawn import normal, relative_error, stepwise
+from tests.golden import cases
+from tests.golden.cases import TOKENS, Values, inputs_of
+from tests.parity.originals import (
+    CLOSE,
+    diffusers,
+    loaded,
+    marks,
+    perturbed,
+    theirs,
+    torch,
+)
 
 pytestmark = marks
 
-SMALL = {
-    "_class_name": "UNet2DConditionModel",
-    "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 24,
-    "layers_per_block": 2,
-    "block_out_channels": [8, 16, 24, 24],
-    "attention_head_dim": 4,
-    "down_block_types": [*3 * ["CrossAttnDownBlock2D"], "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", *3 * ["CrossAttnUpBlock2D"]],
-}
-THREE = {
-    **SMALL,
-    "block_out_channels": [8, 16, 24],
-    "down_block_types": 3 * ["CrossAttnDownBlock2D"],
-    "up_block_types": 3 * ["CrossAttnUpBlock2D"],
-}
-SDXL = {
-    **THREE,
-    "down_block_types": ["DownBlock2D", *2 * ["CrossAttnDownBlock2D"]],
-    "up_block_types": [*2 * ["CrossAttnUpBlock2D"], "UpBlock2D"],
-    "attention_head_dim": [1, 2, 3],
-    "transformer_layers_per_block": [1, 2, 10],
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 6 * 8 + 10,
-}
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "default": UNET,
-    "sd-1.5": SMALL,
-    "sd-2.1": {**SMALL, "attention_head_dim": [1, 2, 3, 4], "use_linear_projection": True},
-    "sdxl": SDXL,
-    "bk-sdm-base": {**SMALL, "layers_per_block": 1},
-    "bk-sdm-small": {**SMALL, "layers_per_block": 1, "mid_block_type": None},
-    "bk-sdm-tiny": {**THREE, "layers_per_block": 1, "mid_block_type": None},
-    "koala-1b": {**SDXL, "layers_per_block": 1, "transformer_layers_per_block": [1, 2, 6]},
-    "koala-700m": {
-        **SDXL,
-        "layers_per_block": 1,
-        "transformer_layers_per_block": [1, 2, 5],
-        "mid_block_type": None,
-    },
+    **cases.PUBLISHED,
     "ssd-1b": {
-        **SDXL,
+        **cases.SDXL,
         "mid_block_type": "UNetMidBlock2D",
         "transformer_layers_per_block": [1, [2, 2], [4, 4]],
         "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
     },
     "odd": {
-        **SMALL,
+        **cases.SMALL,
         "layers_per_block": [0, 2, 1, 3],
         "block_out_channels": [8, 8, 24, 24],
         "down_block_types": ["DownBlock2D", *2 * ["CrossAttnDownBlock2D"], "DownBlock2D"],
@@ -89,7 +56,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "norm_eps": 1e-3,
     },
     "scale-shift": {
-        **SMALL,
+        **cases.SMALL,
         "layers_per_block": 1,
         "block_out_channels": [8, 16],
         "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
@@ -97,46 +64,6 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "resnet_time_scale_shift": "scale_shift",
     },
 }
-TOKENS = 5
-Values = Mapping[str, np.ndarray]
-
-
-def inputs_of(config: Mapping[str, Any]) -> Values:
-    size = config["sample_size"]
-    found = {
-        "sample": normal(0, 2, size, size, config["in_channels"]),
-        "timestep": np.array([3.0, 981.0], np.float32),
-        "context": normal(1, 2, TOKENS, config["cross_attention_dim"]),
-    }
-    if "addition_embed_type" in config:
-        found["pooled"] = normal(2, 2, 10)
-        found["sizes"] = np.array([[64, 48, 0, 3, 64, 64], [16, 16, 5, 0, 32, 32]], np.float32)
-    return found
-
-
-@functools.cache
-def compiled(call: Call) -> Callable[..., jax.Array]:
-    return jax.jit(model(call))
-
-
-def ours(spec: UNetSpec, weights: Mapping[str, jax.Array], inputs: Values) -> jax.Array:
-    """What the network returns. It is run call by call: most calls are repeated, and XLA takes
-    minutes with whole networks of this depth."""
-    program = lower(spec)
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in inputs.items()}
-    found = calls(program, shapes)
-    values: dict[str, Any] = {name: jnp.asarray(value) for name, value in inputs.items()}
-    for name, _, reads in program:
-        own = {leaf: weights[f"{name}.{leaf}"] for leaf in model(found[name]).shapes}
-        values[name] = compiled(found[name])(own, *(values[read] for read in reads))
-    return values[program[-1].name]
-
-
-def theirs(original: Any, inputs: Values) -> np.ndarray:
-    sample, timestep, context, *more = (given(value) for value in inputs.values())
-    added = dict(zip(("text_embeds", "time_ids"), more, strict=True)) if more else None
-    with torch.no_grad():
-        return taken(original(sample, timestep, context, added_cond_kwargs=added).sample)
 
 
 def shapes(spec: UNetSpec, inputs: Values) -> dict[str, Shape]:
@@ -159,7 +86,7 @@ def test_their_folder_is_the_same_network_here(name, tmp_path):
     weights = read_weights(tmp_path, shapes(found.spec, inputs))
     assert len(weights) == len(original.state_dict())
     assert weights.keys() == found.weights.keys()
-    error = relative_error(ours(found.spec, weights, inputs), theirs(original, inputs))
+    error = relative_error(stepwise(lower(found.spec), weights, inputs), theirs(original, inputs))
     assert error < CLOSE
 
 
@@ -170,7 +97,7 @@ def test_our_folder_is_the_same_network_there(name, tmp_path):
     weights = drawn.weights(shapes(spec, inputs), seed=0)
     assert unet.save(tmp_path, spec, weights, config) == ()
     original = loaded(diffusers.UNet2DConditionModel, tmp_path)
-    assert relative_error(ours(spec, weights, inputs), theirs(original, inputs)) < CLOSE
+    assert relative_error(stepwise(lower(spec), weights, inputs), theirs(original, inputs)) < CLOSE
 
 
 def stages(spec: UNetSpec, change: Callable[[Stage], Stage]) -> UNetSpec:
@@ -233,7 +160,7 @@ EDITS: Mapping[str, Callable[[UNetSpec], UNetSpec]] = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_network_that_diffusers_can_build_is_the_same_there(edit, tmp_path):
-    config = {**SDXL, "transformer_layers_per_block": [1, 1, 2]}
+    config = {**cases.SDXL, "transformer_layers_per_block": [1, 1, 2]}
     inputs = inputs_of(config)
     spec = EDITS[edit](unet.from_config(config))
     assert spec != unet.from_config(config)
@@ -241,10 +168,10 @@ def test_an_edited_network_that_diffusers_can_build_is_the_same_there(edit, tmp_
     assert unet.save(tmp_path, spec, weights, config) == ()
     original = loaded(diffusers.UNet2DConditionModel, tmp_path)
     expected = theirs(original, inputs)
-    assert relative_error(ours(spec, weights, inputs), expected) < CLOSE
+    assert relative_error(stepwise(lower(spec), weights, inputs), expected) < CLOSE
     found = unet.load(tmp_path)
     assert found.spec == spec
-    assert relative_error(ours(found.spec, found.weights, inputs), expected) < CLOSE
+    assert relative_error(stepwise(lower(found.spec), found.weights, inputs), expected) < CLOSE
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -260,7 +187,11 @@ def test_folders_of_any_precision_and_number_of_shards_are_read_here(tmp_path, d
     state = original.float().state_dict()
     weights = read_weights(tmp_path, shapes(found.spec, inputs))
     assert len(weights) == len(state)
-    assert relative_error(ours(found.spec, weights, inputs), theirs(original, inputs)) < CLOSE
+    found_output = stepwise(lower(found.spec), weights, inputs)
+    assert relative_error(found_output, theirs(original, inputs)) < CLOSE
+        relative_error(stepwise(lower(found.spec), weights, inputs), theirs(original, inputs))
+        < CLOSE
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -273,7 +204,7 @@ def test_folders_of_any_precision_and_number_of_shards_are_read_there(tmp_path, 
     unet.save(tmp_path, spec, weights, config, dtype=dtype, limit=limit)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (limit == 100_000)
     original = loaded(diffusers.UNet2DConditionModel, tmp_path).float()
-    assert relative_error(ours(spec, weights, inputs), theirs(original, inputs)) < CLOSE
+    assert relative_error(stepwise(lower(spec), weights, inputs), theirs(original, inputs)) < CLOSE
 
 
 def test_a_whole_network_is_what_its_calls_are_one_by_one(tmp_path):
@@ -286,7 +217,7 @@ def test_a_whole_network_is_what_its_calls_are_one_by_one(tmp_path):
     values = {name: jnp.asarray(value) for name, value in inputs.items()}
     expected = theirs(original, inputs)
     assert relative_error(jax.jit(whole)(weights, values), expected) < CLOSE
-    assert relative_error(ours(spec, weights, inputs), expected) < CLOSE
+    assert relative_error(stepwise(lower(spec), weights, inputs), expected) < CLOSE
     assert read_json(tmp_path / "config.json") == dict(config)
 
 
@@ -303,7 +234,7 @@ def test_sd_1_5_in_full_size_is_the_same_network_there(tmp_path):
     weights = drawn.weights(shapes(spec, inputs), seed=0)
     assert sum(weight.size for weight in weights.values()) == 859_520_964
     unet.save(tmp_path, spec, weights, config)
-    result = np.asarray(ours(spec, weights, inputs))
+    result = np.asarray(stepwise(lower(spec), weights, inputs))
     del weights
     original = loaded(diffusers.UNet2DConditionModel, tmp_path)
     assert relative_error(result, theirs(original, inputs)) < CLOSE
