@@ -187,11 +187,8 @@ def test_folders_of_any_precision_and_number_of_shards_are_read_here(tmp_path, d
     state = original.float().state_dict()
     weights = read_weights(tmp_path, shapes(found.spec, inputs))
     assert len(weights) == len(state)
-    found_output = stepwise(lower(found.spec), weights, inputs)
-    assert relative_error(found_output, theirs(original, inputs)) < CLOSE
-        relative_error(stepwise(lower(found.spec), weights, inputs), theirs(original, inputs))
-        < CLOSE
-    )
+    output = stepwise(lower(found.spec), weights, inputs)
+    assert relative_error(output, theirs(original, inputs)) < CLOSE
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
