@@ -2,13 +2,15 @@
 
     python -m benchmarks.forward [--size 64] [--repeats 7]
 
-Both hold the same random weights in float32 and read the same latents of one picture, in turns; the
-outputs are compared. Then every distinct call of the network is timed alone here, and the calls are
-summed by kind, which says where the time goes. Prints Markdown; needs the `parity` extra and 10 GB
-of memory, and takes ten minutes, most of them XLA compiling. Run it with nothing else running.
+Both hold the same random weights in float32 and read the same latents of one picture, in turns,
+with malloc tuned alike (`nas.cli`); the outputs are compared. Then every distinct call of the
+network is timed alone here, and the calls are summed by kind, which says where the time goes.
+Prints Markdown; needs the `parity` extra and 10 GB of memory, and takes four minutes. Run it with
+nothing else running.
 """
 
 import importlib.util
+import os
 import platform
 import statistics
 import sys
@@ -23,9 +25,11 @@ import numpy as np
 import tyro
 
 from benchmarks.loading import CONFIG
+from nas.cli import tuned
 from nas.diffusion import unet
 from search_spaces.model import Weights, to_torch, torch_name
-from search_spaces.program import calls, network
+from search_spaces.ops import Shape
+from search_spaces.program import Program, calls, network
 from search_spaces.recording import compiled
 from search_spaces.surgery import part
 from search_spaces.unet import lower
@@ -53,9 +57,7 @@ def main(*, size: int = 64, repeats: int = 7) -> None:
     error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     here, there = in_turns(lambda: ours(weights, given).block_until_ready(), theirs, repeats)
     ratios = [a / b for a, b in zip(here, there, strict=True)]
-    print(
-        f"{platform.processor() or platform.machine()}, {jax.default_backend()}, jax {jax.__version__}"
-    )
+    print(f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}")
     print(f"\nOutputs differ by {error:.1e} of their scale. XLA compiled for {compile_s:.0f} s.\n")
     print("| | seconds a pass, median (least to most) |\n|---|---|")
     print(f"| nas on XLA | {spread(here)} |\n| diffusers on PyTorch | {spread(there)} |")
@@ -76,7 +78,7 @@ def diffusers_on(
     with torch.device("meta"):
         module = diffusers.UNet2DConditionModel.from_config(dict(config))
     state = {
-        torch_name(n): torch.from_numpy(np.ascontiguousarray(to_torch(n, np.asarray(w))))
+        torch_name(n): torch.from_numpy(np.array(to_torch(n, np.asarray(w))))
         for n, w in weights.items()
     }
     module.load_state_dict(state, assign=True)
@@ -106,10 +108,12 @@ def in_turns(
 
 
 def by_kind(
-    program: Any, inputs: Any, weights: Weights, given: Mapping[str, jax.Array]
-) -> tuple[Counter[str], Counter[str]]:
+    program: Program, inputs: Mapping[str, Shape], weights: Weights, given: Mapping[str, jax.Array]
+) -> tuple[dict[str, float], dict[str, int]]:
     """Seconds of all calls of an op at a resolution, each distinct call timed once, and numbers."""
-    seconds, counts, alone = Counter[str](), Counter[str](), {}
+    seconds: Any = Counter()
+    counts: Any = Counter()
+    alone = {}
     values = dict(given)
     for (name, call), step in zip(calls(program, inputs).items(), program, strict=True):
         own, reads = part(weights, name), [values[read] for read in step.reads]
@@ -133,4 +137,5 @@ def spread(numbers: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    tuned("benchmarks.forward")
     tyro.cli(main)
