@@ -63,7 +63,13 @@ def _macs(jaxpr: Jaxpr) -> Macs:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """Programs inside an equation, such as those of a jitted function or of a custom gradient."""
+    """Programs inside an equation, such as those of a jitted function or of a custom gradient.
+
+    Of several spellings for several platforms it is the one for all others that is counted.
+    """
+    if "branches_platforms" in params and params["branches_platforms"] is not None:
+        yield params["branches"][params["branches_platforms"].index(None)].jaxpr
+        return
     for name, value in params.items():
         if name in ("fwd_jaxpr_thunk", "bwd", "jvp_jaxpr_fun"):
             continue

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-import scipy.linalg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ class OutputError(Criterion):
         values -= values.mean(0)
         gram = values.T @ values
         gram[np.diag_indices_from(gram)] += 1e-4 * max(np.trace(gram) / len(gram), 1e-12)
-        inverse, out = scipy.linalg.inv(gram), units.out.astype(np.float64)
+        inverse, out = np.linalg.inv(gram), units.out.astype(np.float64)
         kept = np.ones(units.count, bool)
         for _ in range(units.count - count):
             errors = np.where(kept, _errors(inverse, out, units.size), np.inf)

@@ -6,6 +6,7 @@ Images are `[batch, height, width, channels]`, sequences `[batch, tokens, channe
 import abc
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class GroupNorm(nnx.Module):
 
 def _kernel(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
     """A kernel `[..., in, out]` of LeCun's variance."""
-    return nnx.Param(math.prod(shape[:-1]) ** -0.5 * jax.random.normal(rngs.params(), shape))
+    return nnx.Param(math.prod(shape[:-1]) ** -0.5 * rngs.params.normal(shape))
 
 
 class Linear(nnx.Module):
@@ -128,7 +129,33 @@ def combined(depthwise: jax.Array, pointwise: jax.Array, expansion: int) -> jax.
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Every channel of `x` convolved with its own filters, `[size, size, 1, in * filters]`, at
-    stride one, padded with zeros."""
+    stride one, padded with zeros.
+
+    XLA's CPU backend is ten times faster at a sum of shifted products than at this convolution.
+    """
+    return jax.lax.platform_dependent(x, kernel, cpu=_depthwise_shifted, default=_depthwise)
+
+
+def _depthwise_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    batch, height, width, channels = x.shape
+    size = kernel.shape[0]
+    filters = kernel.reshape(size, size, channels, -1)
+    products = [
+        shifted[..., None] * filters[row, column] for row, column, shifted in _shifts(x, size)
+    ]
+    return sum(products[1:], products[0]).reshape(batch, height, width, -1)
+
+
+def _shifts(x: jax.Array, size: int) -> Iterator[tuple[int, int, jax.Array]]:
+    """Yields each tap of a square filter, and `x` as that tap sees it, padded with zeros."""
+    pad, (_, height, width, _) = size // 2, x.shape
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    for row in range(size):
+        for column in range(size):
+            yield row, column, padded[:, row : row + height, column : column + width]
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     pad = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -146,7 +173,22 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     XLA's CPU backend computes the gradient of a kernel 25 times slower inside a conditional, where
     blocks that may be skipped live. As one matrix product per tap it is as fast there as anywhere.
+    Where there are fewer pixels than channels it is half as fast at the convolution, too, as at one
+    product of all patches.
     """
+    if math.prod(x.shape[:-1]) > x.shape[-1]:
+        return _convolve(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=_convolve_patches, default=_convolve)
+
+
+def _convolve_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    taps = [shifted.reshape(-1, channels) for *_, shifted in _shifts(x, kernel.shape[0])]
+    flat = jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    return flat.reshape(*x.shape[:-1], -1)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     pad = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -159,14 +201,9 @@ def _convolve_forward(x: jax.Array, kernel: jax.Array):
 
 def _convolve_backward(kept: tuple[jax.Array, jax.Array], dy: jax.Array):
     x, kernel = kept
-    size, (_, height, width, channels) = kernel.shape[0], x.shape
-    pad = size // 2
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     flat = dy.reshape(-1, dy.shape[-1])
     taps = [
-        padded[:, row : row + height, column : column + width].reshape(-1, channels).T @ flat
-        for row in range(size)
-        for column in range(size)
+        shifted.reshape(-1, x.shape[-1]).T @ flat for *_, shifted in _shifts(x, kernel.shape[0])
     ]
     return convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3)), jnp.stack(taps).reshape(kernel.shape)
 

@@ -15,12 +15,24 @@ from flax import nnx
 Weights: TypeAlias = dict[str, jax.Array]
 
 
-class _OneKey(nnx.Rngs):
-    """Gives every parameter the same key: what is only traced needs no fresh ones, and making
-    them takes longer than all else in a trace."""
+class _Undrawn:
+    """A stream of random numbers for what is only traced: one key for all, and zeros for normal
+    numbers. Drawing them would take longer than all else in a trace."""
 
-    def params(self) -> jax.Array:
-        return self["params"].key[...]
+    def __init__(self, key: jax.Array):
+        self._key = key
+
+    def __call__(self) -> jax.Array:
+        return self._key
+
+    def normal(self, shape: tuple[int, ...]) -> jax.Array:
+        return jax.numpy.zeros(shape)
+
+
+class _Rngs(nnx.Rngs):
+    @property
+    def params(self) -> _Undrawn:
+        return _Undrawn(self["params"].key[...])
 
 
 class Model:
@@ -31,7 +43,7 @@ class Model:
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], *, root: tuple[str, ...] = ()):
-        self.graph, state = nnx.split(nnx.eval_shape(lambda: build(_OneKey(0))))
+        self.graph, state = nnx.split(nnx.eval_shape(lambda: build(_Rngs(0))))
         self._paths = {
             ".".join(str(key) for key in path[len(root) :]): path
             for path, _ in nnx.to_flat_state(state)

@@ -54,7 +54,8 @@ def test_imports_point_one_way(package):
     [
         "import nas",
         "from nas import journal",
-        "def f():\n    from search_spaces.unet import lowerfrom search_spaces import unet"
+        "def f():\n    from search_spaces.unet import lower",
+        "from search_spaces import unet",
         "import experiments.emoji.recipe",
         "import ray",
         "from tests.tiny import write",

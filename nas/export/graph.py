@@ -125,6 +125,11 @@ class Writer:
         inner = params.get("jaxpr", params.get("call_jaxpr"))
         if name in _CALLS:
             return self.run(inner, reads)
+        if name == "platform_index":  # Of several spellings the one for all others is written.
+            return [np.array(0, np.int32)]
+        if name == "cond" and params["branches_platforms"] is not None:
+            default = params["branches_platforms"].index(None)
+            return self.run(params["branches"][default], reads[1:])
         known = [read for read in reads if isinstance(read, np.ndarray)]
         if len(known) == len(reads):  # Computed here and now, by JAX itself.
             result = equation.primitive.bind(*known, **params)
