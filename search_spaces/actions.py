@@ -47,9 +47,9 @@ class Remove(_Uncalibrated):
 
 @dataclasses.dataclass(frozen=True)
 class Insert(_Uncalibrated):
-    """Puts a block in place. Its weights are drawn, and it starts as a no-op.
+    """Puts a block in place. Its weights are drawn; a residual block starts as a no-op.
 
-    Needs a free name and a residual op that keeps the shape of its input.
+    Needs a free name and an op that keeps the shape of its input.
     """
 
     block: Block
@@ -84,7 +84,9 @@ class Copy(_Uncalibrated):
 
     def apply(self, spec: UNetSpec) -> UNetSpec:
         _check_free(spec, self.name)
-        place = spec.place(self.block)
+        place, op = spec.place(self.block), spec.block(self.block).op
+        if op.outlet is None:
+            raise ValueError(f"{op} is not residual: a copy of it cannot start as a no-op")
         new = dataclasses.replace(spec.block(self.block), name=self.name, reads_skip=False)
         blocks, at = _layer(spec, place).blocks, place.position + 1
         return spec.with_blocks(place, (*blocks[:at], new, *blocks[at:]))
@@ -101,8 +103,8 @@ class Copy(_Uncalibrated):
 class Choose:
     """Makes one micro-choice of a block: gives a field of its op another value.
 
-    Needs a field that the op declares as a choice, and a value of a kind it declares. The field
-    declares how weights follow, and calibration samples are needed if it does.
+    Needs a field that the op declares as a choice, a value of a kind it declares, and calibration
+    samples. The field declares how weights follow.
     """
 
     block: str
@@ -284,9 +286,9 @@ class Move(_Uncalibrated):
     """Moves a block to another place, as `op`: a transformer towards the middle, where it costs
     less (MobileDiffusion). `place` is counted with the block gone.
 
-    Where the width is the same its weights go along to the bit. Where it is not they cannot: the
-    block then starts as a no-op, with the weights of a block of its new stage that has the same
-    shapes or, failing that, drawn. Needs a block that keeps the shape of its input at both places.
+    Where op and width stay the same its weights go along to the bit. Otherwise they cannot: the
+    block then starts as a no-op, with the weights of a block of its new stage that is alike or,
+    failing that, drawn. Needs a block that keeps the shape of its input at both places.
     """
 
     block: str
@@ -308,7 +310,9 @@ class Move(_Uncalibrated):
         shapes = model(call).shapes
         for other in (self.block, *(b.name for b in spec.stages[self.place.stage].blocks)):
             found = part(weights, other)
-            if {n: w.shape for n, w in found.items()} == {n: s.shape for n, s in shapes.items()}:
+            op = spec.block(other).op
+            fits = {n: w.shape for n, w in found.items()} == {n: s.shape for n, s in shapes.items()}
+            if fits and op == self.op:
                 own = found if other == self.block else _silenced(call, found)
                 lost = () if other == self.block else _names(weights, self.block)
                 return Carried(put(weights, self.block, own), (), lost)
@@ -331,6 +335,13 @@ class Width(_Uncalibrated):
 
     def apply(self, spec: UNetSpec) -> UNetSpec:
         old = stage_width(spec, self.stage)
+        stage = spec.stages[self.stage]
+        widths = {getattr(block.op, "width", old) for block in stage.blocks}
+        if self.width < 1 or len(widths) > 1:
+            raise ValueError(
+                f"{stage.name} of widths {sorted(widths)} cannot be {self.width} wide: "
+                "a stage has one width, of one channel or more"
+            )
 
         def narrower(block: Block) -> Block:
             if not hasattr(block.op, "width"):
@@ -338,7 +349,6 @@ class Width(_Uncalibrated):
             op = dataclasses.replace(block.op, width=self.width)  # pyright: ignore
             return dataclasses.replace(block, op=op)
 
-        stage = spec.stages[self.stage]
         layers = tuple(Layer(tuple(map(narrower, layer.blocks))) for layer in stage.layers)
         edited = spec.with_stages({self.stage: dataclasses.replace(stage, layers=layers)})
         if self.stage == 0 and spec.stem.width == old:
@@ -371,8 +381,9 @@ def stage_width(spec: UNetSpec, number: int) -> int:
 def moved_inwards(spec: UNetSpec, name: str) -> Move:
     """The move of a transformer to the next stage towards the middle.
 
-    There it is like the last transformer of that stage; without any it keeps its choices, with
-    heads of its own number. Raises `ValueError` for what is no transformer or is in the middle.
+    Between equal widths it stays as it is. Otherwise it becomes like the last transformer of that
+    stage; without any it keeps its choices, with heads of its own number. Raises `ValueError` for
+    what is no transformer or is in the middle.
     """
     place, op = spec.place(name), spec.block(name).op
     middle = len(spec.down)
@@ -385,6 +396,8 @@ def moved_inwards(spec: UNetSpec, name: str) -> Move:
         raise ValueError(f"{stage.name} has no layer to move {name} to")
     others = [block.op for block in stage.blocks if isinstance(block.op, Transformer)]
     width = stage_width(spec, number)
+    if width == stage_width(spec, place.stage):
+        others = [op]
     if not others and width % op.heads:
         raise ValueError(f"{width} channels do not divide into {op.heads} heads")
     new = others[-1] if others else dataclasses.replace(op, size=width // op.heads)
@@ -417,8 +430,12 @@ def _more(stage: Stage, number: int, layer: Layer) -> Stage:
 
 
 def _check_free(spec: UNetSpec, name: str) -> None:
-    if any(block.name == name for block in spec.blocks):
-        raise ValueError(f"this spec has a block {name} already; give the new one another name")
+    for step in lower(spec):
+        if f"{step.name}.".startswith(f"{name}.") or name.startswith(f"{step.name}."):
+            raise ValueError(
+                f"this spec has {step.name} already, beside which the weights of {name} cannot be "
+                "told apart; give the new one another name"
+            )
 
 
 def _silenced(call: Call, weights: Weights) -> Weights:

@@ -140,6 +140,10 @@ class Separable(Convolution):
 
     outlet = ".pointwise"
 
+    def __post_init__(self) -> None:
+        if self.expansion < 1:
+            raise ValueError(f"{self.expansion} filters a channel; a convolution has one or more")
+
     def layer(self, channels_in: int, channels_out: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return layers.SeparableConv(channels_in, channels_out, expansion=self.expansion, rngs=rngs)
 
@@ -289,6 +293,14 @@ class Transformer(Op):
     gate: Gate = choice(GELU(), Swish(), carry=carrying.gate)
 
     conditions = ("context",)
+
+    def __post_init__(self) -> None:
+        if min(self.heads, self.depth) < 1:
+            raise ValueError(f"{self.heads} heads and {self.depth} layers; one or more is possible")
+        if self.ffn < 2 or self.ffn % 2:
+            raise ValueError(
+                f"an FFN of {self.ffn} widths; it has two halves, so 2, 4, 6 and so on are possible"
+            )
 
     @property
     def outlet(self) -> str:

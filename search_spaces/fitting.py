@@ -59,4 +59,7 @@ def factors(
     left, values, right = np.linalg.svd(forth @ matrices, full_matrices=False)
     roots = np.sqrt(values[..., :rank])
     first = back @ (left[..., :, :rank] * roots[..., None, :])
-    return first, roots[..., :, None] * right[..., :rank, :]
+    second = roots[..., :, None] * right[..., :rank, :]
+    more = [(0, 0)] * (matrices.ndim - 2)  # With a rank above full, zeros are left over.
+    missing = (0, rank - roots.shape[-1])
+    return np.pad(first, [*more, (0, 0), missing]), np.pad(second, [*more, missing, (0, 0)])

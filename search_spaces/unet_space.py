@@ -1,6 +1,7 @@
 """The space of diffusion U-Nets: every edit that is legal on a spec."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Container, Iterable, Iterator, Mapping
 
@@ -15,7 +16,7 @@ from search_spaces.actions import (
     moved_inwards,
     stage_width,
 )
-from search_spaces.ops import Shape, model, options, output
+from search_spaces.ops import Call, Shape, model, options, output, traced
 from search_spaces.program import Program, calls
 from search_spaces.space import Action, SearchSpace
 from search_spaces.unet import UNetSpec, lower
@@ -67,7 +68,9 @@ class UNetSpace(SearchSpace[UNetSpec]):
 
         Names in `taken` are not free: those of blocks that `spec` had once.
         """
-        legal = set(removable(spec, self.inputs))
+        legal = {
+            name for name in removable(spec, self.inputs) if spec.block(name).op.outlet is not None
+        }
         taken = {*taken, *(block.name for block in spec.blocks)}
         for stage in spec.stages:
             for layer in stage.layers:
@@ -119,6 +122,8 @@ class UNetSpace(SearchSpace[UNetSpec]):
         if isinstance(action, Width):
             return None
         before, after = (calls(lower(s), self.inputs) for s in (spec, action.apply(spec)))
+        if isinstance(action, Choose) and _text(before[action.block]) == _text(after[action.block]):
+            return f"{action} changes nothing that {action.block} computes as it is"
         mine = {getattr(action, "block", None)}
         for name in before.keys() & after.keys() - mine:
             old, new = (model(found[name]).shapes for found in (before, after))
@@ -129,6 +134,12 @@ class UNetSpace(SearchSpace[UNetSpec]):
 
     def lower(self, spec: UNetSpec) -> Program:
         return lower(spec)
+
+
+@functools.cache
+def _text(call: Call) -> str:
+    """What a call computes, in words: of two that are alike one is enough."""
+    return str(traced(call).jaxpr)
 
 
 def _free(name: str, taken: Container[str]) -> str:

@@ -108,7 +108,13 @@ def _growing(call: Call, read: int | None) -> Iterator[tuple[str, int, int]]:
     for name, shape in base.items():
         for axis, (small, large) in enumerate(zip(shape.shape, shapes[name].shape, strict=True)):
             if small != large:
-                yield name, axis, (large - small) // ((factor - 1) * channels)
+                times, rest = divmod(large - small, (factor - 1) * channels)
+                if rest:
+                    raise ValueError(
+                        f"{name} of {call.op} grows by {large - small} for "
+                        f"{(factor - 1) * channels} channels: it cannot be sliced by channel"
+                    )
+                yield name, axis, times
 
 
 def _probe(call: Call, read: int | None, factor: int) -> Call:

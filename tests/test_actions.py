@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nas.diffusion import unet
+from nas.testing.spaces import calibration
 from search_spaces import presets
 from search_spaces.actions import (
     Choose,
@@ -20,6 +20,7 @@ from search_spaces.actions import (
     moved_inwards,
 )
 from search_spaces.blocks import ResNet, Swish, Transformer
+from search_spaces.layers import ReluByLength
 from search_spaces.model import Weights
 from search_spaces.program import network
 from search_spaces.space import Action
@@ -60,6 +61,22 @@ SNAPFUSION = [
     *(Copy(UP, f"{UP}+{number}") for number in range(1, 5)),
 ]
 
+LAST = "up_blocks.2.attentions.2"
+DECK = [
+    *SNAPFUSION[:-3],  # One copy in Up-1 instead of four.
+    *(Copy(LAST, f"{LAST}+{number}") for number in range(1, 4)),
+]
+KOALA_700M = [
+    *(Remove(block.name) for block in presets.koala_1b().spec.middle.blocks),
+    *(
+        Choose(block.name, "depth", 5)
+        for block in presets.koala_1b().spec.blocks
+        if isinstance(block.op, Transformer)
+        and block.op.depth == 6
+        and not block.name.startswith("mid_block")
+    ),
+]
+
 
 @pytest.mark.parametrize(
     ("seed", "edits", "result"),
@@ -69,6 +86,8 @@ SNAPFUSION = [
         pytest.param(presets.bk_base, BK_SMALL, presets.bk_small, id="BK-SDM-Small"),
         pytest.param(presets.bk_small, [RemoveStage()], presets.bk_tiny, id="BK-SDM-Tiny"),
         pytest.param(presets.sdxl, KOALA_1B, presets.koala_1b, id="KOALA-1B"),
+        pytest.param(presets.koala_1b, KOALA_700M, presets.koala_700m, id="KOALA-700M"),
+        pytest.param(presets.sd15, DECK, presets.snapfusion_deck, id="SnapFusion's talk"),
     ],
 )
 def test_a_published_network_follows_from_another_by_legal_edits(seed, edits, result):
@@ -182,15 +201,10 @@ def test_a_block_that_reads_a_skip_does_not_move():
         Move(block.name, Place(0, 0, 0), block.op).apply(SEED)
 
 
-def numbered() -> Weights:
-    """Weights of which the channels of the third stage carry their number, wherever they are."""
-    return {name: jnp.asarray(weight) for name, weight in WEIGHTS.items()}
-
-
 @pytest.mark.parametrize("stage", range(len(SEED.stages)))
 def test_a_narrower_stage_slices_all_that_is_coupled_alike(stage):
-    """Channels are made to matter by their number, so it is known which are kept; what is sliced
-    must then be the old weights at these channels, whichever tensor it is."""
+    """No two weights are equal, so a bias tells which channels were kept; every weight that is
+    left is then one of the old ones."""
     width = {4: 2, 8: 4, 16: 8}[
         max(b.op.width for b in SEED.stages[stage].blocks if isinstance(b.op, ResNet))
     ]
@@ -214,6 +228,83 @@ def test_a_narrower_stage_slices_all_that_is_coupled_alike(stage):
         if weight.ndim == 4 and before.shape[-1] == 2 * width and weight.shape[-1] == width:
             out = before[..., kept]
             assert set(np.asarray(weight).ravel().tolist()) <= set(out.ravel().tolist())
+
+
+def test_what_reads_a_narrower_stage_reads_the_channels_that_were_kept():
+    found = carried(Width(1, 4)).weights
+    old = np.asarray(WEIGHTS["down_blocks.1.resnets.1.conv2.bias"]).tolist()
+    bias = np.asarray(found["down_blocks.1.resnets.1.conv2.bias"]).tolist()
+    kept = np.array([old.index(value) for value in bias])
+    skip = np.array([*range(16), *(16 + kept)])  # Of x, then of the skip.
+    ffn = (kept + 8 * np.arange(8)[:, None]).ravel()  # Eight widths, one after another.
+    for name, places in {
+        "down_blocks.1.resnets.1.conv1.kernel": (range(3), range(3), kept, kept),
+        "down_blocks.1.resnets.1.norm1.scale": (kept,),
+        "down_blocks.1.resnets.1.time_emb_proj.kernel": (range(16), kept),
+        "down_blocks.1.attentions.0.proj_in.kernel": (range(1), range(1), kept, kept),
+        "down_blocks.1.attentions.0.transformer_blocks.0.ff.net.0.proj.kernel": (kept, ffn),
+        "down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2.kernel": (ffn[: 4 * 4], kept),
+        "down_blocks.1.downsamplers.0.conv.kernel": (range(3), range(3), kept, kept),
+        "down_blocks.2.resnets.0.conv1.kernel": (range(3), range(3), kept, range(16)),
+        "up_blocks.2.resnets.0.conv1.kernel": (range(3), range(3), skip, range(8)),
+        "up_blocks.2.resnets.0.norm1.bias": (skip,),
+    }.items():
+        wanted = np.asarray(WEIGHTS[name])[np.ix_(*map(list, places))]
+        np.testing.assert_array_equal(found[name], wanted, err_msg=name)
+
+
+def test_a_transformer_that_computes_otherwise_after_a_move_does_not_keep_its_weights_in_silence():
+    name = "down_blocks.2.attentions.1"
+    op = Choose(name, "gate", Swish()).chosen(SEED.block(name).op)
+    found = carried(Move(name, Place(3, 0, 1), op))
+    assert found.fresh and found.lost
+    kept = moved_inwards(SEED, name)
+    assert kept.op == SEED.block(name).op
+
+
+def test_a_name_that_others_begin_with_is_not_free():
+    for name in ("mid_block.attentions", "conv_in", "mid_block.attentions.0.norm"):
+        with pytest.raises(ValueError, match="give the new one another name"):
+            Copy("mid_block.attentions.0", name).apply(SEED)
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        (Choose("mid_block.attentions.0", "ffn", 0), "2, 4, 6 and so on"),
+        (Choose("mid_block.attentions.0", "ffn", 5), "2, 4, 6 and so on"),
+        (Choose("mid_block.attentions.0", "heads", 0), "one or more is possible"),
+        (Choose("mid_block.attentions.0", "depth", -1), "one or more is possible"),
+        (Width(0, 0), "one channel or more"),
+    ],
+)
+def test_values_out_of_range_are_illegal_with_what_is_possible(action, reason):
+    found = SPACE.illegal(SEED, action)
+    assert found is not None and reason in found
+
+
+def test_a_choice_that_changes_nothing_that_is_computed_is_illegal():
+    name = "mid_block.attentions.0"
+    spec = applied(
+        SEED, Choose(name, "self_attention", False), Choose(name, "cross_attention", False)
+    )
+    for field, value in (("mixing", ReluByLength()), ("shared", True), ("heads", 1)):
+        reason = SPACE.illegal(spec, Choose(name, field, value))
+        assert reason is not None and "changes nothing that" in reason
+
+
+def test_keys_and_values_of_more_channels_than_there_are_to_read_are_shared():
+    """The rank of a head is then less than its size."""
+    spec = applied(SEED, Width(4, 8), Width(4, 4))
+    weights = tiny_weights(spec)
+    action = Choose("mid_block.attentions.0", "shared", True)
+    found = action.carry(spec, weights, calibration(SPACE))
+    wanted = tiny.shapes(SPACE, action.apply(spec))
+    assert {n: w.shape for n, w in found.weights.items()} == {n: s.shape for n, s in wanted.items()}
+
+
+def tiny_weights(spec: UNetSpec) -> Weights:
+    return drawn.weights(tiny.shapes(SPACE, spec), seed=5)
 
 
 def test_a_shortcut_that_a_width_makes_needed_passes_on_the_channels_both_have():

@@ -215,7 +215,7 @@ def test_a_setting_that_we_do_not_build_is_named(folder, part, setting, value):
         ),
         # As of inpainting, which reads a mask and a picture, too.
         ({"in_channels": 9}, "'sample': 9"),
-        ({"down_block_types": ["CrossAttnDownBlock2D"]}, "skips"),
+        ({"down_block_types": ["CrossAttnDownBlock2D"]}, "1 down_block_types for 2"),
     ],
 )
 def test_a_wrong_value_is_one_clear_error(folder, settings, message):

@@ -26,6 +26,7 @@ COUNTS = {
     "sdxl": (2567.46, 794.39),
     "koala-1b": (1161.18, 400.93),
     "koala-700m": (782.82, 311.44),
+    "mobile-diffusion-text": (348.58, 177.89),
 }
 PUBLISHED = {"mobile-diffusion": (386, 182), "mobile-diffusion-lite": (278, 153)}
 # What thop counts: it does not see the products of attention.

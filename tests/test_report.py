@@ -450,7 +450,7 @@ def test_the_summary_fits_a_terminal(name: str, request: pytest.FixtureRequest) 
 
 
 def test_the_summary_of_a_long_search_is_cut_at_its_edits(kept: Story) -> None:
-    removals = [{"type": "search_spaces.unet:Remove", "block": f"block.{i}"} for i in range(500)]
+    removals = [{"type": "search_spaces.actions:Remove", "block": f"block.{i}"} for i in range(500)]
     outcome = {**kept.rounds()[0].decision, "actions": removals}
     long = dataclasses.replace(kept, entries=[*kept.entries, (Evolve(9), outcome)])
     said = page.summary(long).splitlines()

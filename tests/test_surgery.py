@@ -109,7 +109,9 @@ def test_weights_carried_through_edits_are_exactly_those_of_the_child(walk):
 
 @dataclasses.dataclass(frozen=True)
 class Plain(Op):
-    """A convolution that listens to no time and adds to nothing."""
+    """A convolution that hears no time and adds to nothing."""
+
+    conditions = ("time",)
 
     def module(self, inputs: tuple[Shape, ...], *, rngs: nnx.Rngs) -> nnx.Module:
         return _Plain(inputs[0].shape[-1], rngs)

@@ -55,7 +55,7 @@ def settings(spec: UNetSpec) -> dict[str, Any]:
         widths.append(_most((op.width for op in _ops(ResNet, level[:1])), before))
         attending = level if level is not levels[-1] else (*level, spec.middle)
         fitting = (op.heads for op in _ops(Transformer, attending) if widths[-1] % op.heads == 0)
-        heads.append(_most(fitting, _HEADS))
+        heads.append(_most(fitting, _HEADS if widths[-1] % _HEADS == 0 else 1))
     forward, backward = _depths(spec)
     symmetric = forward == backward[::-1] and all(isinstance(depth, int) for depth in forward)
     time = spec.time.width if spec.time.width != 4 * widths[0] else None

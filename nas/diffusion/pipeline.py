@@ -124,9 +124,13 @@ class Pipeline:
         build it; what is returned says why.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        if folder.resolve() == self.folder.resolve():
+            raise ValueError(f"this pipeline was read from {folder}; choose another")
         for part in self.folder.iterdir():
             if part.is_dir() and part.name != "unet":
                 shutil.copytree(part, folder / part.name, dirs_exist_ok=True)
+            elif part.is_file():
+                shutil.copy(part, folder)
         why = unet.save(folder / "unet", spec, weights, self.unet_config)
         index = read_json(self.folder / "model_index.json")
         if why or "unet" in index:

@@ -98,6 +98,11 @@ def from_config(config: Mapping[str, Any]) -> UNetSpec:
         config.get("resnet_time_scale_shift", "default"),
         express.MODULATIONS,
     )
+    for name in ("down_block_types", "up_block_types"):
+        if len(config[name]) != depth:
+            raise ValueError(
+                f"unet config has {len(config[name])} {name} for {depth} block_out_channels"
+            )
     # diffusers names the number of heads `attention_head_dim`, and keeps it for compatibility.
     heads = _spread(config.get("num_attention_heads") or config.get("attention_head_dim", 8), depth)
     forward = _spread(config.get("transformer_layers_per_block", 1), depth)
@@ -182,7 +187,9 @@ def config(spec: UNetSpec, seed: Mapping[str, Any]) -> dict[str, Any]:
         return {"_class_name": THEIRS, **kept, **express.settings(spec)}
     if from_config(seed) == spec:
         return dict(seed)
-    return {**seed, "_class_name": THEIRS, **express.settings(spec)}
+    # The only setting by stage that says nothing of the architecture.
+    context = {"cross_attention_dim": _context(seed)} if "cross_attention_dim" in seed else {}
+    return {**seed, "_class_name": THEIRS, **context, **express.settings(spec)}
 
 
 class UNet(NamedTuple):

@@ -123,4 +123,4 @@ def _difference(found: Any, original: Any) -> float:
     ours, theirs = (np.asarray(x, np.float64) for x in (found, original))
     if ours.shape != theirs.shape:
         return math.inf
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
