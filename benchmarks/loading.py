@@ -30,23 +30,19 @@ import jax
 import numpy as np
 import tyro
 
-from nas.diffusion import unet
+from nas.diffusion import express, unet
 from nas.diffusion.folders import read_weights
 from search_spaces.model import Model
+from search_spaces.presets import sd15
 from search_spaces.program import network
 from search_spaces.unet import lower
 
 CONFIG: Mapping[str, Any] = {
-    "_class_name": "UNet2DConditionModel",
+    "_class_name": unet.THEIRS,
     "sample_size": 64,
     "in_channels": 4,
-    "out_channels": 4,
     "cross_attention_dim": 768,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "attention_head_dim": 8,
-    "down_block_types": [*3 * ["CrossAttnDownBlock2D"], "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", *3 * ["CrossAttnUpBlock2D"]],
+    **express.settings(sd15().spec),
 }
 STORED = ("float16", "float32")
 # Without accelerate, diffusers loads in its slow way, which is not its default.
