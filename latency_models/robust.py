@@ -4,8 +4,8 @@ Latencies of real devices have outliers, nearly all of them too slow (an interru
 and slow networks scatter more than fast ones. Here the noise of a latency `f` is a Student t with
 `FREEDOM` degrees of freedom, of scale `noise * f**GROWTH`. The t is a Gaussian whose precision is
 itself uncertain, so expectation maximisation finds the posterior: an observation that fits the
-others badly gets little weight (Jylänki, Vanhatalo and Vehtari, "Robust Gaussian Process Regression with
-a Student-t Likelihood", JMLR 2011).
+others badly gets little weight (Jylänki, Vanhatalo and Vehtari, "Robust Gaussian Process
+Regression with a Student-t Likelihood", JMLR 2011).
 
 Everything here is in units of the device's typical latency, in float64, and of padded size: `real`
 marks the rows that are measurements. `sizes` are logarithms: of the variance of each component,

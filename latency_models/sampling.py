@@ -25,9 +25,9 @@ def choose(
 
     Each is the one that, measured, takes most off the variance of the latencies of a random
     sample of `archs` (Cohn, Ghahramani and Jordan, "Active learning with statistical models", JAIR
-    1996). With the beliefs of a prior that plans all measurements of a new device;
-    with those of a predictor it says what to measure next. `exclude` are indices not to choose. The same `seed` looks at the
-    same sample.
+    1996). With the beliefs of a prior that plans all measurements of a new device; with those of a
+    predictor it says what to measure next. `exclude` are indices not to choose. The same `seed`
+    looks at the same sample. Raises `ValueError` if there are fewer than `count` to choose from.
     """
     allowed = np.setdiff1d(np.arange(len(archs)), np.asarray(exclude, int))
     if not 0 < count <= len(allowed):

@@ -115,7 +115,8 @@ class Sources:
         latency = self.constant + features @ self.linear.T
         squares = [features[:, start:stop] for start, stop, degree in parts if degree == 2]
         for block, forms in zip(squares, self.quadratic, strict=True):
-            latency += np.stack([np.sum(block @ form * block, axis=1) for form in forms], axis=1)
+            for device, form in enumerate(forms):
+                latency[:, device] += np.sum(block @ form * block, axis=1)
         return latency
 
 
