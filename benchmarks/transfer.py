@@ -46,7 +46,7 @@ from latency_models.sampling import choose
 from latency_models.transfer import Prediction, Prior, adapt, learn
 
 _TASKS = Path(__file__).parent / "tasks"
-_DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[2] / "shared" / "data"
 MAIN = ("ND", "N1", "N3", "FD", "F2", "F4")
 # Standard deviations to either side that hold 90 % of a normal distribution.
 _NINETY = 1.645
@@ -260,7 +260,7 @@ def score(prediction: Prediction, latency: np.ndarray, test: np.ndarray, seconds
 def main(
     task: tuple[str, ...] = MAIN,
     *,
-    data: Path = _DATA,
+    data: Path = DATA,
     samples: tuple[int, ...] = (),
     seeds: int | None = None,
     all: bool = False,

@@ -186,9 +186,10 @@ class Predictor:
                 means.append(np.asarray(mean)[: len(chunk)])
                 variances.append(np.asarray(variance)[: len(chunk)])
         mean, variance = np.concatenate(means), np.concatenate(variances)
-        # A sum of Gaussians may be negative, a latency not; far above `least` nothing changes.
+        # A sum of Gaussians may be negative, a latency not. This is `mean` where that is far above
+        # `least`, never falls as `mean` rises, and stays positive.
         least = self.fastest_ms / self.typical_ms / 8
-        positive = least * np.logaddexp(0, mean / least)
+        positive = (mean + np.hypot(mean, least)) / 2
         return Prediction(
             np.log(positive * self.typical_ms), np.sqrt(np.log1p(variance / positive**2))
         )
