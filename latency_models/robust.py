@@ -88,12 +88,14 @@ def condition(
     sizes: jax.Array, kernels: jax.Array, latency: jax.Array, real: jax.Array, *, rounds: int
 ) -> Posterior:
     """Posterior for given `sizes` `[components + 1]`, of `kernels` `[components, n, n]`."""
+
+    def improve(_, weights):
+        done = _pass(sizes, kernels, latency, real, *weights)
+        return done.trust, spread(done.fitted)
+
     ones = jnp.ones_like(latency)
-    trust, growth = ones, ones
-    for _ in range(rounds - 1):
-        done = _pass(sizes, kernels, latency, real, trust, growth)
-        trust, growth = done.trust, spread(done.fitted)
-    done = _pass(sizes, kernels, latency, real, trust, growth)
+    weights = jax.lax.fori_loop(0, rounds - 1, improve, (ones, ones))
+    done = _pass(sizes, kernels, latency, real, *weights)
     return Posterior(done.evidence, done.dual, done.inverse)
 
 

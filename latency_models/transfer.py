@@ -48,7 +48,8 @@ _STEPS = 40
 # Sizes drawn, those looked at again, those kept; and those that `choose` averages over.
 _DRAWN, _PROMISING, _KEPT, _BELIEFS = 2048, 192, 32, 8
 _FEWEST = 5
-_CHUNK = 4096
+# Predictions are made for so many architectures at once: two sizes to compile.
+_FEW, _CHUNK = 256, 4096
 
 
 class Prediction(NamedTuple):
@@ -143,9 +144,10 @@ class Prior:
         features = self.basis.matrix(components)
         said = self.sources.latencies(features, self.basis.parts)
         if latencies is not None:
-            measured = (_checked(latencies, len(features)) / self.sources.typical_ms[:, None]).T
-            if measured.shape != said.shape:
-                raise ValueError(f"{measured.shape[1]} devices; this knows {said.shape[1]}")
+            latencies = _checked(latencies, len(features))
+            if len(latencies) != said.shape[1]:
+                raise ValueError(f"{len(latencies)} devices; this knows {said.shape[1]}")
+            measured = (latencies / self.sources.typical_ms[:, None]).T
             said = np.where(np.isnan(measured), said, measured)
         return np.hstack([features, _span((said - self.sources.centre) / self.sources.scale)])
 
@@ -179,7 +181,7 @@ class Predictor:
         with jax.enable_x64(True):
             for start in range(0, len(archs), _CHUNK):
                 chunk = archs[start : start + _CHUNK]
-                size = len(chunk) if len(archs) <= 256 else _CHUNK
+                size = _FEW if len(archs) <= _FEW else _CHUNK
                 rows = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
                 known = (self.measured, self.sizes, self.shares, self.dual, self.inverse)
                 mean, variance = _moments(rows, *known, parts=self.prior.parts)
