@@ -1,4 +1,4 @@
-"""Tables on disk: a JSON file per device, with a header that says what the rows hold for.
+"""Tables on disk: a JSON file per provenance, with a header that says what the rows hold for.
 
 A file names its ops by import path and reading imports nothing, so import the modules that define
 them first (`search_spaces.blocks`, and those of plug-ins). Rows whose op is not known here are not
@@ -16,40 +16,41 @@ from typing import Any
 
 import jax
 
-from latency_models.device import Device
 from latency_models.latency import Latency, Spread
 from latency_models.measure import PROBABILITIES
+from latency_models.provenance import Provenance
 from latency_models.table import EMPTY, Table
 from search_spaces.ops import Call, Op
 from search_spaces.values import decode, encode
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-def file(folder: Path, device: Device) -> Path:
-    """Path of the table of `device`: another device, or another version, has another."""
-    return folder / f"latency-{device.platform}-{device.key}.json"
+def file(folder: Path, provenance: Provenance) -> Path:
+    """Path of the table of `provenance`: another device, or another version, has another."""
+    runtime = "".join(c if c.isalnum() else "-" for c in provenance.runtime.lower())
+    return folder / f"latency-{runtime}-{provenance.key}.json"
 
 
-def read(path: Path, device: Device) -> Table:
+def read(path: Path, provenance: Provenance) -> Table:
     """Returns the table at `path`, empty if there is none.
 
-    Raises `ValueError` if the file is damaged or holds for another device.
+    Raises `ValueError` if the file is damaged or holds for another provenance.
     """
-    return _read(path, device)[0]
+    return _read(path, provenance)[0]
 
 
-def write(path: Path, table: Table, device: Device) -> None:
+def write(path: Path, table: Table, provenance: Provenance) -> None:
     """Adds the rows of `table` to the file at `path`, replacing those of equal calls.
 
     The file is replaced as a whole or not at all. Two processes that write at once keep the rows
-    of one of them. Raises `ValueError` if the file is damaged or holds for another device.
+    of one of them. Raises `ValueError` if the file is damaged or holds for another provenance.
     """
-    old, unknown = _read(path, device)
+    old, unknown = _read(path, provenance)
     rows = [encode_row(call, row) for call, row in {**old.rows, **table.rows}.items()]
     header = {
         "schema": SCHEMA,
-        "device": encode(device),
+        "provenance": provenance.to_json(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "probabilities": PROBABILITIES,
     }
@@ -57,7 +58,7 @@ def write(path: Path, table: Table, device: Device) -> None:
     _replace(path, f'{json.dumps(header)[:-1]}, "rows": [\n{lines}\n]}}\n')
 
 
-def _read(path: Path, device: Device) -> tuple[Table, list[dict[str, Any]]]:
+def _read(path: Path, provenance: Provenance) -> tuple[Table, list[dict[str, Any]]]:
     """The table at `path`, and its rows, still encoded, whose op is not known here."""
     try:
         text = path.read_bytes()
@@ -65,15 +66,17 @@ def _read(path: Path, device: Device) -> tuple[Table, list[dict[str, Any]]]:
         return EMPTY, []
     with _damage(path):
         content = json.loads(text)
-        schema, holds_for = content["schema"], content["device"]
+        schema = content["schema"]
     if schema != SCHEMA:
         raise ValueError(
             f"{path} has schema {schema!r}, this version reads {SCHEMA}; "
             "delete the file and measure again"
         )
-    if holds_for != encode(device):
+    with _damage(path):
+        differences = provenance.differences(Provenance.from_json(content["provenance"]))
+    if differences:
         raise ValueError(
-            f"{path} holds for another device ({_difference(holds_for, device)}); "
+            f"{path} holds for another device or software ({'; '.join(differences)}); "
             "use the file of this one, or delete it and measure again"
         )
     with _damage(path):
@@ -89,16 +92,6 @@ def _damage(path: Path) -> Iterator[None]:
             f"{path} is damaged ({type(error).__name__}: {error}); "
             "delete the file and measure again"
         ) from error
-
-
-def _difference(holds_for: Any, device: Device) -> str:
-    here = encode(device)
-    there = holds_for if isinstance(holds_for, dict) else {}
-    return ", ".join(
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(here.keys() | there.keys())
-        if there.get(name) != here.get(name)
-    )
 
 
 def _decode_rows(content: Mapping[str, Any]) -> tuple[Table, list[dict[str, Any]]]:

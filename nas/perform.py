@@ -228,7 +228,7 @@ class Performer:
         found = self.recipe.bench.networks([*wholes, *others.values()], self.watch)
         measured, priced = found[: len(wholes)], found[len(wholes) :]
         return {
-            "provenance": self.recipe.bench.provenance,
+            "provenance": self.recipe.bench.provenance.to_json(),
             "rows": [store.encode_row(call, row) for call, row in table.rows.items()],
             "networks": [
                 {"removed": _removed(seed, spec), "ms": latency.ms, "std": latency.std}

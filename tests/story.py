@@ -11,6 +11,7 @@ import numpy as np
 from latency_models import store
 from latency_models.bench import Bench, Whole
 from latency_models.latency import Latency
+from latency_models.provenance import local
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.evolution import (
@@ -43,8 +44,7 @@ HEADER: Mapping[str, Any] = {
     "settings": {"search": {"budget": "75%"}, "sampling": {"steps": 8, "sampler": None}},
 }
 PROMPTS = ("a red fox", "a tea pot", "an old clock", "two boats", "a map", "rain", "a key", "<b>")
-PROVENANCE = {"method": "measured", "platform": "cpu", "cpu": "Made-up CPU", "cores": 2}
-MODELLED = {"method": "predicted", "model": "Roofline(...)"}
+PROVENANCE = dataclasses.replace(local(), device="Made-up CPU", threads=2)
 
 
 def _random(*parts: object) -> np.random.Generator:
@@ -113,7 +113,7 @@ class Performer:
             measured = self._measured(tiny.without(seed, *gone))
             networks.append({"removed": gone, "ms": measured.ms, "std": measured.std})
         return {
-            "provenance": PROVENANCE if self.spread else MODELLED,
+            "provenance": (PROVENANCE if self.spread else self.bench.provenance).to_json(),
             "rows": [store.encode_row(*row) for row in self.bench.table(wanted).rows.items()],
             "networks": networks,
             "picture": 8 * self.space.inputs["sample"].shape[1],

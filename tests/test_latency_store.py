@@ -5,9 +5,10 @@ import os
 import jax
 import pytest
 
-from latency_models import device, store
+from latency_models import store
 from latency_models.latency import Latency, Spread
 from latency_models.measure import PROBABILITIES
+from latency_models.provenance import Provenance, local
 from latency_models.table import EMPTY, Table
 from search_spaces.blocks import Conv, ResNet, TimeEmbedding
 from search_spaces.ops import Call
@@ -24,7 +25,7 @@ TABLE = Table(
         EMBEDDING: Latency(2 / 7, 0.01),
     }
 )
-HERE = device.local()
+HERE = local()
 
 
 @pytest.fixture
@@ -50,31 +51,63 @@ def test_a_table_is_read_back_to_the_bit(written):
 def test_the_file_says_what_it_holds_for(written):
     content = json.loads(written.read_text())
     assert content["schema"] == store.SCHEMA
-    assert content["device"]["jax"] == jax.__version__
-    assert content["device"]["cores"] >= 1 and content["device"]["cpu"]
+    said = content["provenance"]
+    assert said["versions"]["jax"] == jax.__version__
+    assert said["threads"] >= 1 and said["device"] and said["method"] == "measured"
     assert content["date"].startswith("20") and content["probabilities"] == list(PROBABILITIES)
     assert content["rows"][0]["inputs"] == [[[2, 8, 8, 4], "bfloat16"]]
     assert content["rows"][0]["repeats"] == SPREAD.repeats
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(device.Device)])
-def test_another_device_or_version_has_another_file(field, written):
-    value = 1000 if field == "cores" else "other"
-    other = dataclasses.replace(HERE, **{field: value})
+OTHERS = {
+    "device": "another",
+    "runtime": "XLA:tpu",
+    "versions": (("jax", "0.1"),),
+    "precision": "int8",
+    "attention": "flash",
+    "threads": 1000,
+    "method": "published",
+}
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_another_provenance_has_another_file(field, written):
+    other = dataclasses.replace(HERE, **{field: OTHERS[field]})
     assert store.file(written.parent, other) != written
+    named = "jax" if field == "versions" else field
     for use in (lambda: store.read(written, other)), (lambda: store.write(written, EMPTY, other)):
-        with pytest.raises(ValueError, match=f"{written.name} holds .*{field}: .*delete") as error:
+        with pytest.raises(ValueError, match=f"{written.name} holds .*{named}: .*delete") as error:
             use()
         assert error.value.__cause__ is None
     assert store.read(written, HERE) == TABLE
 
 
+def test_cores_and_source_are_stated_and_keep_nothing_apart(written):
+    other = dataclasses.replace(HERE, affinity="7,9", source="elsewhere")
+    assert store.file(written.parent, other) == written and store.read(written, other) == TABLE
+    assert {"affinity", "source"} <= json.loads(written.read_text())["provenance"].keys()
+    compared = {field.name for field in dataclasses.fields(Provenance) if field.compare}
+    assert compared == OTHERS.keys()
+
+
+def test_provenance_is_read_back_and_nothing_else_is_taken_for_one():
+    assert Provenance.from_json(json.loads(json.dumps(HERE.to_json()))) == HERE
+    for wrong in {}, [], {**HERE.to_json(), "colour": "red"}, {**HERE.to_json(), "method": "felt"}:
+        with pytest.raises(ValueError):
+            Provenance.from_json(wrong)
+
+
 def test_the_local_device_is_told_by_its_flags_and_cores(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--b --a")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    assert (device.local().flags, device.local().cores) == ("--a --b", 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    here = local()
+    assert (dict(here.versions)["XLA_FLAGS"], here.threads, here.affinity) == (
+        "--a --b",
+        3,
+        "0,1,5",
+    )
     with jax.default_matmul_precision("highest"):
-        assert device.local().precision == "highest" != HERE.precision
+        assert "highest" in local().precision != HERE.precision
 
 
 def test_a_file_cut_short_anywhere_is_damaged(written):
@@ -115,7 +148,7 @@ def test_what_is_no_table_is_damaged(path, content):
         {"quantiles_ms": 1},
         {"op": None},
         {"op": {"width": 4}},
-        {"op": {"type": "latency_models.device:Device", **dataclasses.asdict(HERE)}},
+        {"op": {"type": "search_spaces.layers:Softmax"}},
         {"inputs": [[[2, 8], "no such type"]]},
         {"inputs": [[["2", 8], "float32"]]},
         {"inputs": [[2, 8]]},
