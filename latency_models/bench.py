@@ -2,24 +2,16 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from latency_models import store
-from latency_models.device import local
-from latency_models.latency import Latency, LatencyModel
+from latency_models.latency import Latency, LatencyModel, Whole
 from latency_models.measure import Plan, Progress, measure_all, measure_calls, prepare_network
+from latency_models.provenance import Method, Provenance, local
 from latency_models.table import Table, profile
-from search_spaces.ops import Call, Shape
-from search_spaces.program import Program, calls
-
-
-class Whole(NamedTuple):
-    """A network to be measured as a whole."""
-
-    program: Program
-    inputs: Mapping[str, Shape]
+from search_spaces.ops import Call
+from search_spaces.program import calls
 
 
 class Bench(abc.ABC):
@@ -27,8 +19,8 @@ class Bench(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def provenance(self) -> dict[str, str | int]:
-        """Device, software and method: what the numbers hold for."""
+    def provenance(self) -> Provenance:
+        """What the numbers hold for, and how they are come by."""
 
     @abc.abstractmethod
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
@@ -56,18 +48,18 @@ class LocalBench(Bench):
     network_plan: Plan = NETWORKS
 
     @property
-    def provenance(self) -> dict[str, str | int]:
-        return {**dataclasses.asdict(local()), "method": "measured"}
+    def provenance(self) -> Provenance:
+        return local()
 
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
-        wanted, device = tuple(dict.fromkeys(wanted)), local()
-        path = store.file(self.cache, device)
-        known = store.read(path, device)
+        wanted, provenance = tuple(dict.fromkeys(wanted)), self.provenance
+        path = store.file(self.cache, provenance)
+        known = store.read(path, provenance).table
         found = profile(
             wanted, known, measure=lambda missing: measure_calls(missing, self.call_plan, progress)
         )
         if found.rows != known.rows:
-            store.write(path, found, device)
+            store.write(path, provenance, found)
         return Table({call: found.rows[call] for call in wanted})
 
     def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
@@ -86,8 +78,16 @@ class ModelBench(Bench):
     model: LatencyModel
 
     @property
-    def provenance(self) -> dict[str, str | int]:
-        return {"method": "predicted", "model": repr(self.model)}
+    def provenance(self) -> Provenance:
+        return Provenance(
+            device="a model of a device",
+            runtime=repr(self.model),
+            versions=(),
+            precision="as modelled",
+            attention="as modelled",
+            threads=None,
+            method=Method.PREDICTED,
+        )
 
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
         return Table({call: self.model.predict([call]) for call in wanted})
