@@ -87,7 +87,7 @@ def write(
         "provenance": provenance.to_json(),
         "probabilities": PROBABILITIES,
     }
-    _replace(
+    replace(
         path,
         f'{json.dumps(header)[:-1]},\n "rows": {_lines(rows.values())},\n'
         f' "networks": {_lines(named.values())}}}\n',
@@ -149,7 +149,7 @@ def _decoded(content: Mapping[str, Any]) -> Measurements:
     return Measurements(Provenance.from_json(content["provenance"]), Table(calls), networks)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Writes beside `path` and renames, so a reader finds the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -4,7 +4,9 @@ libtpu holds the compiler; no TPU is needed. Compiling takes seconds to minutes,
 appended to a file as soon as it is there: a run that was killed goes on where it stopped.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -13,15 +15,28 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NamedTuple
 
-from latency_models.bench import Whole
+from latency_models.latency import Whole
 from latency_models.measure import Progress
+from latency_models.rows import encode_whole
 from latency_models.tpu import lowering
 from latency_models.tpu.generations import Generation
 from latency_models.tpu.hlo import Kernel
 
 Versions = tuple[tuple[str, str], ...]
+
+WORKER = (sys.executable, "-m", "latency_models.tpu.worker")
+# They would change what is compiled, and nothing that names it says so.
+UNHEARD = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+
+class Key(NamedTuple):
+    """What was compiled, for what, by what."""
+
+    generation: str
+    digest: str
+    versions: Versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Compiled:
     """What the compiler of `versions` says of one program, named by its `digest`.
 
     `flops`, `transcendentals` (operations) and `bytes` (to and from memory, after fusion) are
-    XLA's cost analysis, as is `optimal_seconds`: see `optimum`.
+    XLA's cost analysis, as is `optimal_seconds`: see `estimates.optimum`.
     """
 
     generation: str
@@ -41,6 +56,10 @@ class Compiled:
     optimal_seconds: float
     kernels: tuple[Kernel, ...]
     compile_s: float
+
+    @property
+    def key(self) -> Key:
+        return Key(self.generation, self.digest, self.versions)
 
 
 def versions() -> Versions:
@@ -62,14 +81,13 @@ class Cache:
 
     def __init__(self, path: Path):
         self.path = path
-        self._found = {self._key(answer): answer for answer in _read(path)}
+        self._found = {answer.key: answer for answer in _read(path)}
 
-    @staticmethod
-    def _key(answer: Compiled) -> tuple[str, str, Versions]:
-        return answer.generation, answer.digest, answer.versions
+    def __contains__(self, key: Key) -> bool:
+        return key in self._found
 
-    def find(self, generation: str, digest: str, versions: Versions) -> Compiled | None:
-        return self._found.get((generation, digest, versions))
+    def __getitem__(self, key: Key) -> Compiled:
+        return self._found[key]
 
     def add(self, answer: Compiled) -> None:
         """Keeps the answer, on disk once this returns."""
@@ -80,7 +98,7 @@ class Cache:
             stream.write(line.encode())
             stream.flush()
             os.fsync(stream.fileno())
-        self._found[self._key(answer)] = answer
+        self._found[answer.key] = answer
 
 
 def _whole(stream: BinaryIO) -> int:
@@ -123,46 +141,42 @@ def compile_all(
 
     Raises `RuntimeError` where libtpu is missing, or where compiling fails: the message names what.
     """
-    by, digests = versions(), [lowering.digest(whole) for whole in wholes]
+    by = versions()
+    keys = [Key(generation.name, lowering.digest(whole), by) for whole in wholes]
     missing = {
-        digest: whole
-        for digest, whole in zip(digests, wholes, strict=True)
-        if cache.find(generation.name, digest, by) is None
+        key.digest: whole for key, whole in zip(keys, wholes, strict=True) if key not in cache
     }
     for done, answer in enumerate(_compiled(missing, generation.name), 1):
         cache.add(_answer({**answer, "generation": generation.name, "versions": by}))
         if progress:
             progress("compile", done / len(missing))
-    found = [cache.find(generation.name, digest, by) for digest in digests]
-    return [answer for answer in found if answer is not None]
+    return [cache[key] for key in keys]
 
 
 def _compiled(missing: Mapping[str, Whole], generation: str) -> Iterator[dict[str, Any]]:
     """The answers of one worker, in turn."""
     if not missing:
         return
-    command = [sys.executable, "-m", "latency_models.tpu.worker", generation]
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(
-            [*command, *lowering.modules(missing.values())],
+    command = [*WORKER, generation, *lowering.modules(missing.values())]
+    settings = {name: value for name, value in os.environ.items() if name not in UNHEARD}
+    with tempfile.TemporaryFile() as said:
+        worker = subprocess.Popen(
+            command,
+            bufsize=0,
+            env=settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            text=True,
-        ) as worker,
-    ):
+        )
         assert worker.stdin is not None and worker.stdout is not None
+        answers = io.BufferedReader(worker.stdout)  # pyright: ignore[reportArgumentType]
         try:
             for digest, whole in missing.items():
-                job = {"digest": digest, "whole": lowering.encode(whole)}
-                try:
-                    worker.stdin.write(json.dumps(job) + "\n")
-                    worker.stdin.flush()
-                    line = worker.stdout.readline()
-                except BrokenPipeError:
-                    line = ""
-                answer = json.loads(line) if line else {"error": _last(said)}
+                job = {"digest": digest, "whole": encode_whole(whole)}
+                with contextlib.suppress(BrokenPipeError):  # It has ended, and said why.
+                    worker.stdin.write(json.dumps(job).encode() + b"\n")
+                line = answers.readline()
+                answer = json.loads(line) if line.endswith(b"\n") else {"error": _last(said)}
                 if "error" in answer:
                     raise RuntimeError(
                         f"compiling {_name(whole)} for TPU {generation} failed: {answer['error']}"
@@ -170,6 +184,7 @@ def _compiled(missing: Mapping[str, Whole], generation: str) -> Iterator[dict[st
                 yield answer
         finally:
             worker.kill()
+            worker.communicate()
 
 
 def _name(whole: Whole) -> str:
@@ -178,7 +193,8 @@ def _name(whole: Whole) -> str:
     return f"a network of {len(whole.program)} steps"
 
 
-def _last(said: TextIO) -> str:
+def _last(said: BinaryIO) -> str:
     """What a worker said before it ended."""
     said.seek(0)
-    return f"its process ended; it said: {said.read()[-2000:].strip() or 'nothing'}"
+    words = said.read().decode(errors="replace")[-2000:].strip()
+    return f"its process ended; it said: {words or 'nothing'}"

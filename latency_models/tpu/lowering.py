@@ -2,14 +2,13 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from latency_models.bench import Whole
-from search_spaces import values
+from latency_models.latency import Whole
 from search_spaces.ops import Call, Shape
 from search_spaces.program import Step, network
 
@@ -62,22 +61,6 @@ def digest(whole: Whole) -> str:
     Calls that differ in name only, or in fields that change nothing, have the same.
     """
     return hashlib.sha256(lower(whole).as_text().encode()).hexdigest()[:32]
-
-
-def encode(whole: Whole) -> dict[str, Any]:
-    """The network as JSON. Raises `TypeError` on an op that cannot be stored."""
-    program, inputs = whole
-    return {
-        "program": values.encode(program),
-        "inputs": {name: [list(s.shape), str(s.dtype)] for name, s in inputs.items()},
-    }
-
-
-def decode(data: Mapping[str, Any]) -> Whole:
-    """Inverse of `encode`. The modules that define the ops must have been imported."""
-    steps = values.decode(data["program"])
-    inputs = {name: jax.ShapeDtypeStruct(*shape) for name, shape in data["inputs"].items()}
-    return Whole(tuple(Step(*step) for step in steps), inputs)
 
 
 def modules(wholes: Iterable[Whole]) -> list[str]:

@@ -29,6 +29,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
+from latency_models.rows import decode_whole  # noqa: E402
 from latency_models.tpu import lowering  # noqa: E402
 from latency_models.tpu.generations import Generation, generation  # noqa: E402
 from latency_models.tpu.hlo import kernels  # noqa: E402
@@ -44,7 +45,7 @@ def device(of: Generation) -> jax.sharding.Sharding:
 
 def compiled(job: Mapping[str, Any], sharding: jax.sharding.Sharding) -> dict[str, Any]:
     """What the compiler says of the job's program."""
-    whole = lowering.decode(job["whole"])
+    whole = decode_whole(job["whole"])
     digest = lowering.digest(whole)
     if digest != job["digest"]:
         raise RuntimeError(
@@ -54,14 +55,16 @@ def compiled(job: Mapping[str, Any], sharding: jax.sharding.Sharding) -> dict[st
     start = time.perf_counter()
     executable = lowering.lower(whole, sharding).compile()
     seconds = time.perf_counter() - start
-    cost = executable.cost_analysis()
+    cost, text = executable.cost_analysis(), executable.as_text()
+    if cost is None or text is None:
+        raise RuntimeError("the compiler gives no cost analysis, or no text, of what it compiled")
     return {
         "digest": digest,
         "flops": cost["flops"],
         "transcendentals": cost.get("transcendentals", 0.0),
         "bytes": cost["bytes accessed"],
         "optimal_seconds": cost["optimal_seconds"],
-        "kernels": kernels(executable.as_text()),
+        "kernels": kernels(text),
         "compile_s": round(seconds, 1),
     }
 
