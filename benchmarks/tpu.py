@@ -231,10 +231,11 @@ def _line(found: Calibrated) -> str:
 
 
 # What Table 1 says of itself: millions of parameters, GMACs (it prints "GFLOPs").
-SAID = {"sdxl": (2300, 710), "snapfusion-v3": (848, 285)}
+SAID = {"sdxl": (2300, 710), "snapfusion-v3": (848, 285), "mobile-diffusion": (386, 182)}
 READINGS = {
     "sdxl": ("sdxl", "sdxl without its middle's transformer"),
     "snapfusion-v3": ("snapfusion-v3", "snapfusion-deck"),
+    "mobile-diffusion": ("mobile-diffusion", "mobile-diffusion-text"),
 }
 
 

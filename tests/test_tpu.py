@@ -111,13 +111,31 @@ X, K, Y = 9 * 8 * 128 * 2, 9 * 40 * 256 * 2, 5 * 8 * 256 * 2  # Bytes, in tiles 
 
 def test_kernels_are_what_runs_with_cycles_products_and_traffic():
     start, done, product, loop, copy = kernels(PROGRAM)
-    assert (start.kind, start.cycles, start.bytes) == ("copy-start", None, 2 * K)
+    assert (start.kind, start.cycles, start.bytes) == ("copy-start", None, K)
     assert (done.kind, done.bytes) == ("copy-done", 0)
     # Of the kernel, which was copied to VMEM before, nothing is read from HBM. Rows -1 and 9 and
     # columns -1 and 8 are padding: five places see 13 rows, eight places 22 columns.
     assert product == Kernel("fusion kOutput", 1200, 2.0 * 13 * 22 * 40 * 200, X + Y)
     assert loop == Kernel("fusion kLoop", 30, 0.0, Y + 256 * 4 + Y)
     assert copy == Kernel("copy", 70, 0.0, 2 * Y)
+
+
+def test_slices_move_what_they_slice_and_are_joined_for_nothing():
+    text = PROGRAM.replace(
+        "(bf16[3,3,40,200]{3,2,1,0:T(8,128)(2,1)S(1)}, bf16[3,3,40,200]{3,2,1,0:T(8,128)(2,1)}, "
+        "u32[]{:S(2)}) copy-start(%k)",
+        "((bf16[3,3,40,200]{3,2,1,0:T(8,128)(2,1)}), bf16[1,3,40,200]{3,2,1,0:T(8,128)(2,1)S(1)}, "
+        "s32[]{:S(2)}) slice-start(%k), slice={[0:1], [0:3], [0:40], [0:200]}",
+    ).replace("copy-done(%start)", 'custom-call(%start), custom_call_target="ConcatBitcast"')
+    start, product, *_ = kernels(text)
+    assert (start.kind, start.bytes) == ("slice-start", K / 3)
+    assert product.kind == "fusion kOutput"
+
+
+def test_a_kernel_that_xla_did_not_write_is_an_error():
+    text = PROGRAM.replace("copy(%w)", 'custom-call(%w), custom_call_target="tpu_custom_call"')
+    with pytest.raises(ValueError, match="calls 'tpu_custom_call'"):
+        kernels(text)
 
 
 def test_cycles_are_summed_by_kind():

@@ -58,6 +58,7 @@ _LOOPS = {"while", "conditional", "call"}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$", re.MULTILINE)
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.+?) ([a-z][a-z0-9\-]*)\((.*)$")
+_TARGET = r'custom_call_target="([^"]*)"'
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 
 
@@ -71,8 +72,13 @@ def kernels(text: str) -> tuple[Kernel, ...]:
     found = {instruction.name: instruction for instruction in entry}
     kernels = []
     for instruction in entry:
-        if instruction.opcode in _FREE:
+        if instruction.opcode in _FREE or 'target="ConcatBitcast"' in instruction.attributes:
             continue
+        if instruction.opcode == "custom-call":
+            raise ValueError(
+                f"the program calls {_attribute(instruction, _TARGET)!r}, and what that computes "
+                "is not known; compile programs that XLA compiles itself"
+            )
         if instruction.opcode in _LOOPS:
             raise ValueError(
                 f"the program has a {instruction.opcode}, and how often it runs is not known; "
@@ -145,10 +151,15 @@ def _kernel(
     if kind == "fusion":
         kind += f" {_attribute(instruction, 'kind=(k[A-Za-z]+)')}"
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
-    read = (array for name in instruction.operands for array in found[name].arrays)
-    if kind.endswith("-done"):
+    if kind.endswith("-start"):
+        # A copy, or a slice, on its way to or from VMEM; one of the two is an alias of what is
+        # read, whole.
+        ends = instruction.arrays[:2]
+        moved = sum(min(end.bytes for end in ends) for end in ends if end.in_hbm)
+    elif kind.endswith("-done"):
         moved = 0  # Its start has it all.
     else:
+        read = (array for name in instruction.operands for array in found[name].arrays)
         moved = sum(array.bytes for array in (*instruction.arrays, *read) if array.in_hbm)
     return Kernel(
         kind,
