@@ -87,11 +87,11 @@ def write(
         "provenance": provenance.to_json(),
         "probabilities": PROBABILITIES,
     }
-    replace(
-        path,
+    text = (
         f'{json.dumps(header)[:-1]},\n "rows": {_lines(rows.values())},\n'
-        f' "networks": {_lines(named.values())}}}\n',
+        f' "networks": {_lines(named.values())}}}\n'
     )
+    replace(path, text.encode())
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:
@@ -149,13 +149,13 @@ def _decoded(content: Mapping[str, Any]) -> Measurements:
     return Measurements(Provenance.from_json(content["provenance"]), Table(calls), networks)
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, content: bytes) -> None:
     """Writes beside `path` and renames, so a reader finds the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w") as stream:
-            stream.write(text)
+        with draft.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(draft, path)

@@ -158,4 +158,4 @@ def write(path: Path, table: TpuTable) -> None:
         for call, row in estimates.rows.items()
     )
     text = f'{json.dumps(header, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n'
-    replace(path, text)
+    replace(path, text.encode())
