@@ -160,7 +160,9 @@ dim_labels=0bf_0io->0bf
 def compiled_here(function, *shapes):
     """The text of a program that XLA compiled for this machine, and the operations it counts."""
     found = jax.jit(function).lower(*(jax.ShapeDtypeStruct(s, "float32") for s in shapes)).compile()
-    return found.as_text(), found.cost_analysis()["flops"]
+    text, cost = found.as_text(), found.cost_analysis()
+    assert text is not None and cost is not None
+    return text, cost["flops"]
 
 
 @given(
