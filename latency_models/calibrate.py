@@ -63,16 +63,21 @@ class Calibrated(LatencyModel):
 
 
 def fit(
-    model: LatencyModel, networks: Sequence[tuple[Iterable[Call], Latency]], *, kinds: bool = False
+    model: LatencyModel,
+    networks: Sequence[tuple[Iterable[Call], Latency]],
+    *,
+    fixed_cost: bool = True,
+    kinds: bool = False,
 ) -> Calibrated:
     """Calibrates `model` on networks, each its calls and its latency as a whole.
 
     Least squares of relative errors. Fewer than three networks, or ones too alike to tell a fixed
-    cost from a factor, give a factor only. With `kinds`, which takes twice as many networks as
-    there are kinds of ops, every kind has a factor of its own, as far from the common one as
-    networks left out say that it should be. The residual is never less than the measurements' own
-    error, which with one network is all that is known of it. Measure the networks in turns with
-    each other and with the calls, or the machine's drift becomes part of the fit.
+    cost from a factor, give a factor only; so does `fixed_cost=False`. With `kinds`, which takes
+    twice as many networks as there are kinds of ops, every kind has a factor of its own, as far
+    from the common one as networks left out say that it should be. The residual is never less than
+    the measurements' own error, which with one network is all that is known of it. Measure the
+    networks in turns with each other and with the calls, or the machine's drift becomes part of the
+    fit.
     """
     if not networks:
         raise ValueError("no networks to calibrate on; measure at least one as a whole")
@@ -83,7 +88,7 @@ def fit(
         raise ValueError("a network took no time, measured or predicted; leave it out")
     # Row i: what a millisecond of fixed cost, and a factor of one, explain of network i's latency.
     shares = np.array([(1 / m.ms, p.ms / m.ms) for m, p in zip(measured, parts, strict=True)])
-    fixed_ms, scale = _line(shares)
+    fixed_ms, scale = _line(shares, fixed_cost)
     noise = [m.std / m.ms for m in measured]
     if len(networks) == 1:
         noise[0] = math.hypot(noise[0], parts[0].std / parts[0].ms)
@@ -134,12 +139,30 @@ def _by_kind(
 _PULLS = (1e-4, 1e-3, 1e-2, 1e-1)  # Towards a common factor; the one that errs least is taken.
 
 
-def _line(shares: np.ndarray) -> tuple[float, float]:
+def leave_one_out(
+    model: LatencyModel,
+    networks: Sequence[tuple[Iterable[Call], Latency]],
+    *,
+    fixed_cost: bool = True,
+) -> list[Latency]:
+    """Latencies of the networks, in their order, each predicted by a fit on all others.
+
+    What this misses by is the error to expect of a network that was not measured. There must be
+    two networks or more.
+    """
+    held = [(tuple(calls), latency) for calls, latency in networks]
+    return [
+        fit(model, held[:i] + held[i + 1 :], fixed_cost=fixed_cost).predict(calls)
+        for i, (calls, _) in enumerate(held)
+    ]
+
+
+def _line(shares: np.ndarray, fixed_cost: bool) -> tuple[float, float]:
     """Fixed cost and factor that explain every network best, the one not negative, the other
     positive."""
     ones = np.ones(len(shares))
     summed_ms = shares[:, 1] / shares[:, 0]
-    if len(shares) >= 3 and summed_ms.max() > _ALIKE * summed_ms.min():
+    if fixed_cost and len(shares) >= 3 and summed_ms.max() > _ALIKE * summed_ms.min():
         solution, *_ = np.linalg.lstsq(shares, ones)
         fixed_ms, scale = map(float, solution)
         if fixed_ms >= 0 and scale > 0:
