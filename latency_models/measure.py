@@ -251,13 +251,15 @@ def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> li
             wrong[i] = f"{latency} became {abs(moved):.0%} {'slower' if moved > 0 else 'faster'}"
         elif aside > target.useless:
             runs = latency.spread.repeats if latency.spread else 0
-            wrong[i] = f"{latency} is within {aside:.0%} at {target.confidence:.0%} after {runs}"
+            wrong[i] = (
+                f"{latency} is within {aside:.0%} at {target.confidence:.0%} after {runs} runs"
+            )
     if wrong:
         raise TooNoisy(
-            f"{len(wrong)} of {len(found)} measurements mean nothing, e.g. {min(wrong.values())} "
-            f"runs, where {target.useless:.0%}, and a drift of {target.drift:.0%}, are allowed; "
-            "end what else runs on this machine, pin cores and threads, or give it more time "
-            "(limit_s) or longer pauses (pause_s)",
+            f"{len(wrong)} of {len(found)} measurements mean nothing, e.g. "
+            f"{next(iter(wrong.values()))}; within {target.useless:.0%} and a drift of "
+            f"{target.drift:.0%} they would. End what else runs on this machine, pin cores and "
+            "threads, or give it more time (limit_s) or longer pauses (pause_s)",
             [None if i in wrong else latency for i, latency in enumerate(found)],
         )
     return found
