@@ -2,24 +2,16 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from latency_models import store
-from latency_models.latency import Latency, LatencyModel
+from latency_models.latency import Latency, LatencyModel, Whole
 from latency_models.measure import Plan, Progress, measure_all, measure_calls, prepare_network
 from latency_models.provenance import Method, Provenance, local
 from latency_models.table import Table, profile
-from search_spaces.ops import Call, Shape
-from search_spaces.program import Program, calls
-
-
-class Whole(NamedTuple):
-    """A network to be measured as a whole."""
-
-    program: Program
-    inputs: Mapping[str, Shape]
+from search_spaces.ops import Call
+from search_spaces.program import calls
 
 
 class Bench(abc.ABC):
@@ -62,12 +54,12 @@ class LocalBench(Bench):
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
         wanted, provenance = tuple(dict.fromkeys(wanted)), self.provenance
         path = store.file(self.cache, provenance)
-        known = store.read(path, provenance)
+        known = store.read(path, provenance).table
         found = profile(
             wanted, known, measure=lambda missing: measure_calls(missing, self.call_plan, progress)
         )
         if found.rows != known.rows:
-            store.write(path, found, provenance)
+            store.write(path, provenance, found)
         return Table({call: found.rows[call] for call in wanted})
 
     def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:

@@ -2,10 +2,18 @@
 
 import abc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from search_spaces.ops import Call
+from search_spaces.ops import Call, Shape
+from search_spaces.program import Program
+
+
+class Whole(NamedTuple):
+    """A network as one: compiled, run and priced as a whole, and not call by call."""
+
+    program: Program
+    inputs: Mapping[str, Shape]
 
 
 class Spread(NamedTuple):

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latency_models import store
-from latency_models.bench import Whole
+from latency_models.latency import Whole
+from latency_models.rows import encode_row
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
@@ -229,7 +229,7 @@ class Performer:
         measured, priced = found[: len(wholes)], found[len(wholes) :]
         return {
             "provenance": self.recipe.bench.provenance.to_json(),
-            "rows": [store.encode_row(call, row) for call, row in table.rows.items()],
+            "rows": [encode_row(call, row) for call, row in table.rows.items()],
             "networks": [
                 {"removed": _removed(seed, spec), "ms": latency.ms, "std": latency.std}
                 for spec, latency in zip(specs, measured, strict=True)

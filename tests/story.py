@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from latency_models import store
-from latency_models.bench import Bench, Whole
-from latency_models.latency import Latency
+from latency_models.bench import Bench
+from latency_models.latency import Latency, Whole
 from latency_models.provenance import local
+from latency_models.rows import encode_row
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.evolution import (
@@ -114,7 +114,7 @@ class Performer:
             networks.append({"removed": gone, "ms": measured.ms, "std": measured.std})
         return {
             "provenance": (PROVENANCE if self.spread else self.bench.provenance).to_json(),
-            "rows": [store.encode_row(*row) for row in self.bench.table(wanted).rows.items()],
+            "rows": [encode_row(*row) for row in self.bench.table(wanted).rows.items()],
             "networks": networks,
             "picture": 8 * self.space.inputs["sample"].shape[1],
             "text_encoder": {"ms": 0.4, "std": 0.01, "parameters": 123_000},
