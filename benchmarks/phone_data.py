@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from latency_models.kernels import Kernel, Kind
-from latency_models.phones import Graph, Measured
+from latency_models.kernels import Graph, Kernel, Kind
+from latency_models.phones import Measured
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "devices"
 KERNELS, NETWORKS = "phone_mobile_gpu_ops.csv.gz", "phone_mobile_e2e.csv.gz"

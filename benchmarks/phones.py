@@ -47,7 +47,7 @@ def score(networks: Sequence[Measured], seed: int) -> Scores:
     order = np.random.default_rng(seed).permutation(len(networks))
     held = [networks[i] for i in order[:HELD_OUT]]
     fitted = [networks[i] for i in order[HELD_OUT:]]
-    predictor = phones.fit(fitted)
+    predictor = phones.fit(fitted).predictor
 
     kernels = [kernel for network in held for kernel in network.graph.kernels]
     ms = np.array([time for network in held for time in network.kernels_ms])
@@ -65,7 +65,7 @@ def score(networks: Sequence[Measured], seed: int) -> Scores:
     scale = np.median([network.ms / summed(network) for network in fitted])
     scaled = np.array([scale * summed(network) for network in held])
     corrected = np.array([predictor.network(network.graph).ms for network in held])
-    width = predictor.whole.distance[phones.trees.COVERAGES.index(COVERAGE)]
+    width = predictor.overhead.distance[phones.trees.COVERAGES.index(COVERAGE)]
     return Scores(
         100 * off.mean(),
         100 * (off < NEAR).mean(),

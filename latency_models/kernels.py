@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,6 +89,21 @@ class Kernel:
         linked = outputs * sum(link == "add" for link in self.links)
         joined = self.inputs if self.kind in (Kind.ADD, Kind.MUL) else 1
         return self.pixels_in * wide * joined + self.weights + outputs + linked
+
+
+class Graph(NamedTuple):
+    """A network as a phone runs it. Nodes that no profile lists are `unlisted`: so many, of so many
+    elements together."""
+
+    kernels: tuple[Kernel, ...]
+    unlisted: int = 0
+    unlisted_elements: float = 0.0
+
+    def costs(self, kernels_ms: float) -> tuple[float, ...]:
+        """What `phones.Overhead`'s rates multiply, in their order."""
+        moved = math.fsum(kernel.elements - kernel.weights for kernel in self.kernels)
+        counts = len(self.kernels), self.unlisted, self.unlisted_elements, moved
+        return (1.0, kernels_ms, *map(float, counts))
 
 
 def work(kernels: Sequence[Kernel]) -> np.ndarray:

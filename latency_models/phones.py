@@ -8,35 +8,23 @@ and to run what no profile lists.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
 
 from latency_models import trees
-from latency_models.kernels import KINDS, Kernel, Kind, features, strata, work
-from latency_models.latency import Latency
-from latency_models.trees import Regressor
-
-
-class Graph(NamedTuple):
-    """A network as a phone runs it. Nodes that no profile lists are `unlisted`: so many, of so many
-    elements together."""
-
-    kernels: tuple[Kernel, ...]
-    unlisted: int = 0
-    unlisted_elements: float = 0.0
-
-    def costs(self, kernels_ms: float) -> tuple[float, ...]:
-        """What `Whole`'s rates multiply, in their order."""
-        moved = math.fsum(kernel.elements - kernel.weights for kernel in self.kernels)
-        counts = len(self.kernels), self.unlisted, self.unlisted_elements, moved
-        return (1.0, kernels_ms, *map(float, counts))
+from latency_models.kernels import KINDS, Graph, Kernel, Kind, features, strata, work
+from latency_models.latency import Latency, LatencyModel, UnknownCall
+from latency_models.lowering import graph
+from latency_models.trees import Stratified
+from search_spaces.ops import Call
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole:
+class Overhead:
     """What a network costs beside its kernels; every rate is in milliseconds and not negative.
 
     `std` is the deviation of measured over predicted networks that were left out of the fit, as a
@@ -66,8 +54,8 @@ class Predictor:
     """
 
     rooflines: np.ndarray  # [kinds, 3]
-    regressor: Regressor
-    whole: Whole
+    regressor: Stratified
+    overhead: Overhead
 
     def kernels(self, kernels: Sequence[Kernel]) -> list[Latency]:
         """Latencies of the kernels, each by itself. Raises `ValueError` on kinds never measured."""
@@ -102,8 +90,8 @@ class Predictor:
     def network(self, graph: Graph) -> Latency:
         """Latency of a network as a whole."""
         summed = math.fsum(latency.ms for latency in self.kernels(graph.kernels))
-        ms = float(np.dot(graph.costs(summed), self.whole.rates))
-        return Latency(ms, self.whole.std * ms)
+        ms = float(np.dot(graph.costs(summed), self.overhead.rates))
+        return Latency(ms, self.overhead.std * ms)
 
 
 class Measured(NamedTuple):
@@ -115,8 +103,16 @@ class Measured(NamedTuple):
     ms: float
 
 
-def fit(networks: Sequence[Measured], **options: Any) -> Predictor:
-    """A predictor of the device that all of `networks` were measured on.
+class Fitted(NamedTuple):
+    """A predictor, and what was predicted of each network by fits that had left it out."""
+
+    predictor: Predictor
+    kernels_ms: np.ndarray  # [kernels], those of all networks one after another.
+    networks_ms: np.ndarray  # [networks]
+
+
+def fit(networks: Sequence[Measured], **options: Any) -> Fitted:
+    """Fits to the device that all of `networks` were measured on.
 
     Errors are those of networks left out. `options` go to `trees.regress`.
     """
@@ -135,7 +131,8 @@ def fit(networks: Sequence[Measured], **options: Any) -> Predictor:
     )
     predicted, names = np.exp(base + left_out), np.array(owner)
     sums = [math.fsum(predicted[names == network.name]) for network in networks]
-    return Predictor(rooflines, regressor, _whole(networks, sums))
+    overhead, whole = _overhead(networks, sums)
+    return Fitted(Predictor(rooflines, regressor, overhead), predicted, whole)
 
 
 def roofline(done: np.ndarray, ms: np.ndarray) -> np.ndarray:
@@ -146,20 +143,22 @@ def roofline(done: np.ndarray, ms: np.ndarray) -> np.ndarray:
     return rates / scale
 
 
-def _whole(networks: Sequence[Measured], sums: Sequence[float]) -> Whole:
+def _overhead(networks: Sequence[Measured], sums: Sequence[float]) -> tuple[Overhead, np.ndarray]:
+    """The overhead that fits best, and the networks as predicted by fits that left them out."""
     costs = np.array([n.graph.costs(ms) for n, ms in zip(networks, sums, strict=True)])
     ms = np.array([network.ms for network in networks])
     fold = np.random.default_rng(0).permutation(len(ms)) % trees.FOLDS
-    ratios = np.empty(len(ms))
+    predicted = np.empty(len(ms))
     for k in range(trees.FOLDS):
         rates = _robust(costs[fold != k], ms[fold != k])
-        ratios[fold == k] = ms[fold == k] / (costs[fold == k] @ rates)
-    off = np.abs(ratios - 1)
+        predicted[fold == k] = costs[fold == k] @ rates
+    off = np.abs(ms / predicted - 1)
     distance = tuple(float(trees.conformal(off, coverage)) for coverage in trees.COVERAGES)
     std = float(np.sqrt(np.mean(off**2)))
     fixed, scale, *others = _robust(costs, ms).tolist()
     kernel, unlisted, unlisted_element, element = others
-    return Whole(fixed, scale, kernel, unlisted, unlisted_element, element, std, distance)
+    rates = fixed, scale, kernel, unlisted, unlisted_element, element
+    return Overhead(*rates, std, distance), predicted
 
 
 _ROUNDS, _NEAR = 30, 0.02
@@ -176,12 +175,97 @@ def _robust(costs: np.ndarray, ms: np.ndarray) -> np.ndarray:
     return rates / scale
 
 
-def bandwidth_ms(predictor: Predictor) -> float:
-    """Milliseconds that an element moved costs where nothing else is done: the median of those of
-    the kinds that only move."""
+class Reach(NamedTuple):
+    """How large the measured kernels of each kind were, `[kinds]`; zero where there were none."""
+
+    macs: np.ndarray
+    elements: np.ndarray
+
+    def beyond(self, kernel: Kernel) -> bool:
+        kind = KINDS.index(kernel.kind)
+        return kernel.macs > self.macs[kind] or kernel.elements > self.elements[kind]
+
+
+def reach(networks: Sequence[Measured]) -> Reach:
+    macs, elements = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+    for kernel in (kernel for network in networks for kernel in network.graph.kernels):
+        kind = KINDS.index(kernel.kind)
+        macs[kind] = max(macs[kind], kernel.macs)
+        elements[kind] = max(elements[kind], kernel.elements)
+    return Reach(macs, elements)
+
+
+_SMALL = 0.9
+
+
+def beyond(networks: Sequence[Measured], **options: Any) -> np.ndarray:
+    """Logarithms of measured over predicted kernels that are larger than all that were fitted on:
+    the largest tenth of each kind with 200 or more, predicted from the rest."""
+    kernels = [kernel for network in networks for kernel in network.graph.kernels]
+    ms = np.array([time for network in networks for time in network.kernels_ms])
+    kinds, done, x = strata(kernels), work(kernels), features(kernels)
+    large, base = np.zeros(len(ms), bool), np.zeros(len(ms))
+    for kind in np.unique(kinds):
+        mine = kinds == kind
+        if mine.sum() >= 200:
+            large |= mine & (done[:, 1] > np.quantile(done[mine, 1], _SMALL))
+        rates = roofline(done[mine & ~large], ms[mine & ~large])
+        base[mine] = np.log(done[mine] @ rates)
+    y = np.log(ms) - base
+    fitted = trees.fit(x[~large], y[~large], **options)
+    return y[large] - fitted(x[large])
+
+
+def moving_ms(predictor: Predictor) -> float:
+    """Milliseconds that an element moved costs where little else is done: the median of the rates
+    of the kinds that only move."""
     moving = [KINDS.index(kind) for kind in (Kind.CONCAT, Kind.MAX_POOL, Kind.AVERAGE_POOL)]
-    rates = [predictor.rooflines[kind, 2] for kind in moving]
-    found = [rate for rate in rates if np.isfinite(rate) and rate > 0]
-    if not found:
+    moving += [KINDS.index(kind) for kind in (Kind.ADD, Kind.MUL, Kind.RELU)]
+    rates = predictor.rooflines[moving, 2]
+    found = rates[np.isfinite(rates) & (rates > 0)]
+    if not len(found):
         raise ValueError("no kernel that only moves elements was measured on this device")
     return float(np.median(found))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PhoneGpu(LatencyModel):
+    """Prices calls as the kernels a phone's GPU runs for them; see `lowering.graph`.
+
+    What no kernel was measured for is bound by memory: `element_ms` for each number read or
+    written, beside what the overhead says of a launch. `overhead.fixed_ms` is that of a network and
+    is left out, since calls are parts of one. Kernels larger than `macs` and `elements` (those of
+    the largest that was measured, by kind) are off by `beyond`, all in the same direction.
+    """
+
+    predictor: Predictor
+    element_ms: float
+    macs: np.ndarray  # [kinds]
+    elements: np.ndarray  # [kinds]
+    beyond: float
+
+    def predict(self, calls: Iterable[Call]) -> Latency:
+        counts = Counter(calls)
+        prices = [self._price(call) for call in counts]
+        ms = math.fsum(n * price.ms for n, price in zip(counts.values(), prices, strict=True))
+        # Errors of kernels beyond what was measured go together; so does that of the overhead.
+        std = math.fsum(n * price.std for n, price in zip(counts.values(), prices, strict=True))
+        return Latency(ms, math.hypot(std, self.predictor.overhead.std * ms))
+
+    def _price(self, call: Call) -> Latency:
+        found, rates = graph(call), self.predictor.overhead
+        try:
+            kernels = self.predictor.kernels(found.kernels)
+        except ValueError as error:
+            raise UnknownCall(f"{call} cannot be priced: {error}") from error
+        reach = Reach(self.macs, self.elements)
+        far = [reach.beyond(kernel) for kernel in found.kernels]
+        near = [k.std for k, out in zip(kernels, far, strict=True) if not out]
+        wide = math.fsum(self.beyond * k.ms for k, out in zip(kernels, far, strict=True) if out)
+        ms = (
+            rates.scale * math.fsum(kernel.ms for kernel in kernels)
+            + rates.per_kernel_ms * len(kernels)
+            + rates.per_unlisted_ms * found.unlisted
+            + max(self.element_ms, rates.per_unlisted_element_ms) * found.unlisted_elements
+        )
+        return Latency(ms, rates.scale * math.hypot(wide, *near))

@@ -116,6 +116,16 @@ def test_the_conformal_distance_covers_at_least_its_share():
     assert trees.conformal(distances[:3], 0.95) == 3  # Too few to promise it: the largest.
 
 
+def test_trees_are_a_regressor_of_features(data):
+    x, y = data
+    fitted = trees.boosted(x[:300], y[:300], np.zeros(300), rounds=100)
+    mean, std = fitted.predict(x[300:])
+    off = mean - y[300:]
+    assert np.std(off) < 0.5 * np.std(y)
+    assert std.tolist() == [fitted.std] * 300
+    assert 0.5 < np.sqrt(np.mean(off**2)) / fitted.std < 2
+
+
 def test_a_tree_of_one_leaf_is_a_constant():
     one = np.zeros((1, 1), np.int16)
     constant = Trees(one, np.zeros((1, 1), np.float32), one, one, np.full((1, 1), 2.5), 0)
