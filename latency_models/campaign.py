@@ -12,7 +12,7 @@ from latency_models import store
 from latency_models.latency import Latency, Whole
 from latency_models.measure import Plan, TooNoisy, measure_all
 from latency_models.provenance import Provenance
-from latency_models.rows import Network
+from latency_models.rows import Network, brief
 from latency_models.runtimes import Runtime, Subject
 from latency_models.table import Table
 from search_spaces.ops import Call
@@ -60,7 +60,7 @@ def measure(
     known = store.read(path, provenance)
     there = {network.name for network in known.networks}
     wanted = list(dict.fromkeys(wanted))
-    calls = [Task(str(call), call) for call in wanted if call not in known.table.rows]
+    calls = [Task(brief(call), call) for call in wanted if call not in known.table.rows]
     wholes = [Task(name, whole) for name, whole in networks.items() if name not in there]
     waiting = [*_portions(calls, CALLS), *_portions(wholes, NETWORKS)]
     measured, refused, asked = 0, dict[str, str](), len(wanted) + len(networks)
@@ -96,8 +96,11 @@ def _measured(
         found: Sequence[Latency | None] = measure_all(runs, plan)
     except TooNoisy as noisy:
         found = noisy.latencies
-        unsure = (task for task, latency in zip(ready, found, strict=True) if latency is None)
-        refused |= dict.fromkeys((task.name for task in unsure), str(noisy))
+        refused |= {
+            task.name: reason
+            for task, reason in zip(ready, noisy.reasons, strict=True)
+            if reason is not None
+        }
     for task, latency in zip(ready, found, strict=True):
         if latency is not None:
             yield task, latency

@@ -13,6 +13,7 @@ from latency_models import campaign, store
 from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
+from latency_models.measure import ADVICE, Target
 from latency_models.runtimes import CACHE, Runtime
 from latency_models.runtimes.litert import LiteRT
 from latency_models.runtimes.onnxruntime import OnnxRuntime
@@ -52,6 +53,8 @@ class Settings:
     """At most so many blocks, drawn at random from all."""
     minutes: float | None = None
     """Nothing is begun after so many minutes."""
+    target: Target = dataclasses.field(default_factory=Target)
+    """How sure every measurement has to be, and when it is given up."""
     out: Path | None = None
     """The file: by default one for this device and runtime in the user's cache."""
 
@@ -79,13 +82,15 @@ def run(arguments: list[str]) -> int:
         runtime,
         blocks,
         {} if asked.blocks_only else networks,
-        CAREFUL,
+        dataclasses.replace(CAREFUL, target=asked.target),
         minutes=asked.minutes,
         report=lambda line: print(f"  {line}", flush=True),
     )
     print(f"{done.measured} measured, {done.known} known before, {done.left} not come to")
     for name, reason in done.refused.items():
         print(f"refused: {name}: {reason}")
+    if done.refused:
+        print(f"Where it is noise: {ADVICE}. Then run the same command again.")
     print(f"file  {path}")
     return 1 if done.refused else 0
 
