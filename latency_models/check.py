@@ -10,7 +10,7 @@ from scipy.stats import norm, spearmanr
 
 from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel, UnknownCall
-from latency_models.rows import Network
+from latency_models.rows import Network, brief
 from latency_models.table import Table
 from search_spaces.ops import Call
 from search_spaces.program import calls
@@ -76,7 +76,7 @@ def of_calls(model: LatencyModel, table: Table) -> tuple[list[Pair], list[Call]]
     pairs, refused = [], []
     for call, row in table.rows.items():
         try:
-            pairs.append(Pair(_short(call), model.predict([call]), row))
+            pairs.append(Pair(brief(call), model.predict([call]), row))
         except UnknownCall:
             refused.append(call)
     return pairs, refused
@@ -115,8 +115,3 @@ def reliability(pairs: Sequence[Pair], steps: int = 19) -> list[tuple[float, flo
 def worst(pairs: Sequence[Pair], count: int = 10) -> list[Pair]:
     """The pairs with the largest relative errors, the worst first."""
     return sorted(pairs, key=lambda pair: -abs(pair.error))[:count]
-
-
-def _short(call: Call) -> str:
-    shapes = " ".join("x".join(map(str, shape.shape)) for shape in call.inputs)
-    return f"{call.op} {shapes}"

@@ -44,10 +44,15 @@ class Target:
     """
 
     relative: float = 0.02
+    """Half the width of the interval that is wanted, as a share of the latency."""
     confidence: float = 0.95
+    """Of that interval."""
     limit_s: float = 120.0
+    """Seconds after which no round is added, for all that is measured in turns."""
     useless: float = 0.1
+    """Half the width from which on a latency is refused."""
     drift: float = 0.05
+    """Change from the first to the last third of the rounds from which on it is refused."""
 
     def __post_init__(self) -> None:
         if not (0 < self.confidence < 1 and 0 < self.relative <= self.useless and self.drift > 0):
@@ -99,11 +104,20 @@ PLAN = Plan()
 
 class TooNoisy(ValueError):
     """Measurements came out too uncertain to mean anything. `latencies` are those that did not, in
-    their order, with none in place of the others."""
+    their order, with none in place of the others; `reasons` say why of those, and none of these."""
 
-    def __init__(self, message: str, latencies: Sequence[Latency | None]):
+    def __init__(
+        self, message: str, latencies: Sequence[Latency | None], reasons: Sequence[str | None]
+    ):
         super().__init__(message)
-        self.latencies = tuple(latencies)
+        self.latencies, self.reasons = tuple(latencies), tuple(reasons)
+
+
+ADVICE = (
+    "end what else runs on this machine, pin cores and threads, or give it more time (limit_s) or "
+    "longer pauses (pause_s)"
+)
+"""What to do where measurements are too noisy."""
 
 
 def measure(call: Call, plan: Plan = PLAN, runtime: Runtime = XLA()) -> Latency:
@@ -239,30 +253,35 @@ def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> li
     target, found = plan.target, [_summary(times) for times in rounds]
     assert target
     if heat:
+        hot = f"the machine slowed itself down for heat {heat} times while this was measured"
         raise TooNoisy(
-            f"the machine slowed itself down for heat {heat} times while this was measured; let it "
-            "cool, and measure fewer things at once or with longer pauses (pause_s)",
+            f"{hot}; let it cool, and measure fewer things at once or with longer pauses (pause_s)",
             [None] * len(found),
+            [hot] * len(found),
         )
-    wrong: dict[int, str] = {}
-    for i, (times, latency) in enumerate(zip(rounds, found, strict=True)):
-        moved, aside = drift(_centres(times)), latency.half_width(target.confidence) / latency.ms
-        if abs(moved) > target.drift:
-            wrong[i] = f"{latency} became {abs(moved):.0%} {'slower' if moved > 0 else 'faster'}"
-        elif aside > target.useless:
-            runs = latency.spread.repeats if latency.spread else 0
-            wrong[i] = (
-                f"{latency} is within {aside:.0%} at {target.confidence:.0%} after {runs} runs"
-            )
-    if wrong:
+    reasons = [
+        _meaningless(times, latency, target) for times, latency in zip(rounds, found, strict=True)
+    ]
+    if wrong := [reason for reason in reasons if reason]:
         raise TooNoisy(
-            f"{len(wrong)} of {len(found)} measurements mean nothing, e.g. "
-            f"{next(iter(wrong.values()))}; within {target.useless:.0%} and a drift of "
-            f"{target.drift:.0%} they would. End what else runs on this machine, pin cores and "
-            "threads, or give it more time (limit_s) or longer pauses (pause_s)",
-            [None if i in wrong else latency for i, latency in enumerate(found)],
+            f"{len(wrong)} of {len(found)} measurements mean nothing, e.g. {wrong[0]}; {ADVICE}",
+            [None if reason else row for reason, row in zip(reasons, found, strict=True)],
+            reasons,
         )
     return found
+
+
+def _meaningless(rounds: Sequence[np.ndarray], latency: Latency, target: Target) -> str | None:
+    """Why a measurement says nothing; none where it does."""
+    moved, aside = drift(_centres(rounds)), latency.half_width(target.confidence) / latency.ms
+    if abs(moved) > target.drift:
+        way = "slower" if moved > 0 else "faster"
+        return f"{latency} became {abs(moved):.0%} {way} meanwhile, of {target.drift:.0%} allowed"
+    if aside > target.useless:
+        runs = latency.spread.repeats if latency.spread else 0
+        known = f"within {aside:.0%} at {target.confidence:.0%}"
+        return f"{latency} is known {known} after {runs} runs, of {target.useless:.0%} allowed"
+    return None
 
 
 def drift(centres: np.ndarray) -> float:

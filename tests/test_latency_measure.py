@@ -201,7 +201,7 @@ def test_what_stays_too_noisy_is_refused_with_what_to_do():
     machine = Noisy(30.0)
     plan = machine.plan(rounds=6, pause_s=1e-9, target=Target(limit_s=3.0))
     steady = lambda: setattr(machine, "now", machine.now + 0.01)  # noqa: E731
-    with pytest.raises(TooNoisy, match=r"1 of 2 .* is within .* at 95% .* pin cores") as error:
+    with pytest.raises(TooNoisy, match=r"1 of 2 .* known within .* at 95% .* pin cores") as error:
         measure_all([*machine.runs(A=10), steady], plan)
     a, b = error.value.latencies
     assert a is None and b is not None and b.ms == pytest.approx(10)

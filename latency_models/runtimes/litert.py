@@ -27,7 +27,7 @@ class LiteRT(Runtime):
     `threads` work on one operator at a time; by default one for each core that the process may use.
     Weights are constants of the model. Models, and the converter that makes them, are kept under
     `cache`. Unless `respelled`, networks are converted as JAX spells them: how that compares is in
-    `benchmarks/runtimes.py`. Raises `ValueError` if the package is not installed.
+    `benchmarks/spellings.py`. Raises `ValueError` if the package is not installed.
     """
 
     threads: int | None = None
