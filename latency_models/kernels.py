@@ -26,7 +26,6 @@ class Kind(enum.StrEnum):
     ADD = "add"
     MUL = "mul"
     RELU = "relu"
-    CLAMP = "clamp"
     SIGMOID = "sigmoid"
     HARD_SWISH = "hard swish"
     BATCH_NORM = "batch normalisation"

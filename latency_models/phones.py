@@ -233,9 +233,11 @@ class PhoneGpu(LatencyModel):
     """Prices calls as the kernels a phone's GPU runs for them; see `lowering.graph`.
 
     What no kernel was measured for is bound by memory: `element_ms` for each number read or
-    written, beside what the overhead says of a launch. `overhead.fixed_ms` is that of a network and
-    is left out, since calls are parts of one. Kernels larger than `macs` and `elements` (those of
-    the largest that was measured, by kind) are off by `beyond`, all in the same direction.
+    written, beside what the overhead says of a launch. So are concatenations where none was
+    measured, and links where the device's runtime does not link (`linking`). `overhead.fixed_ms` is
+    that of a network and is left out, since calls are parts of one. Kernels larger than `macs` and
+    `elements` (those of the largest that was measured, by kind) are off by `beyond`, all in the
+    same direction.
     """
 
     predictor: Predictor
@@ -243,6 +245,7 @@ class PhoneGpu(LatencyModel):
     macs: np.ndarray  # [kinds]
     elements: np.ndarray  # [kinds]
     beyond: float
+    linking: bool
 
     def predict(self, calls: Iterable[Call]) -> Latency:
         counts = Counter(calls)
@@ -253,7 +256,7 @@ class PhoneGpu(LatencyModel):
         return Latency(ms, math.hypot(std, self.predictor.overhead.std * ms))
 
     def _price(self, call: Call) -> Latency:
-        found, rates = graph(call), self.predictor.overhead
+        found, rates = self._as_run(graph(call)), self.predictor.overhead
         try:
             kernels = self.predictor.kernels(found.kernels)
         except ValueError as error:
@@ -262,10 +265,24 @@ class PhoneGpu(LatencyModel):
         far = [reach.beyond(kernel) for kernel in found.kernels]
         near = [k.std for k, out in zip(kernels, far, strict=True) if not out]
         wide = math.fsum(self.beyond * k.ms for k, out in zip(kernels, far, strict=True) if out)
-        ms = (
-            rates.scale * math.fsum(kernel.ms for kernel in kernels)
-            + rates.per_kernel_ms * len(kernels)
-            + rates.per_unlisted_ms * found.unlisted
-            + max(self.element_ms, rates.per_unlisted_element_ms) * found.unlisted_elements
-        )
+        moved = max(self.element_ms, rates.per_unlisted_element_ms)
+        per = dataclasses.replace(rates, fixed_ms=0.0, per_unlisted_element_ms=moved).rates
+        ms = float(np.dot(found.costs(math.fsum(kernel.ms for kernel in kernels)), per))
         return Latency(ms, rates.scale * math.hypot(wide, *near))
+
+    def _as_run(self, graph: Graph) -> Graph:
+        """`graph` without what was not measured on this device but moves elements only."""
+        joins = bool(np.isfinite(self.predictor.rooflines[KINDS.index(Kind.CONCAT), 0]))
+        kept, unlisted, elements = [], graph.unlisted, graph.unlisted_elements
+        for kernel in graph.kernels:
+            if kernel.kind is Kind.CONCAT and not joins:
+                unlisted, elements = unlisted + 1, elements + kernel.elements
+            elif kernel.links and not self.linking:
+                outputs = kernel.pixels_out * kernel.channels_out
+                read = sum(2 if link == "add" else 1 for link in kernel.links)
+                unlisted += len(kernel.links)
+                elements += outputs * (read + len(kernel.links))
+                kept.append(dataclasses.replace(kernel, links=()))
+            else:
+                kept.append(kernel)
+        return Graph(tuple(kept), unlisted, elements)
