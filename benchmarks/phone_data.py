@@ -34,7 +34,7 @@ _TORCH = {
     "aten::add": Kind.ADD,
     "aten::mul": Kind.MUL,
     "aten::relu": Kind.RELU,
-    "aten::clamp": Kind.RELU,  # Both are the kernel vulkan.clamp.
+    "aten::clamp": Kind.CLAMP,
     "aten::sigmoid": Kind.SIGMOID,
     "aten::hardswish": Kind.HARD_SWISH,
 }

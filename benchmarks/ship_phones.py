@@ -47,7 +47,7 @@ def ship(
     logs = np.abs(np.log(ms / fitted.kernels_ms))
     model = PhoneGpu(
         fitted.predictor,
-        phones.moving_ms(fitted.predictor),
+        phones.moving_ms(networks),
         reach.macs,
         reach.elements,
         float(np.sqrt(np.mean(far**2))),

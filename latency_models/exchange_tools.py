@@ -130,7 +130,7 @@ _COREML = '''\
 #!/usr/bin/env python3
 """Core ML, on a Mac: converts the StableHLO models and times them there or on an attached iPhone.
 
-pip install coremltools stablehlo-coreml jax; `run_coreml.py` times this Mac, and
+pip install "coremltools>=9" "stablehlo-coreml>=0.1.6" jax; `run_coreml.py` times this Mac, and
 `run_coreml.py --iphone TEAM` an iPhone attached by cable, TEAM being your development team.
 --units: ALL, CPU_AND_NE, CPU_AND_GPU, CPU_ONLY.
 """
@@ -151,8 +151,7 @@ from coremltools.models.ml_program.experimental.remote_device import (
 )
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
-from stablehlo_coreml import DEFAULT_HLO_PIPELINE
-from stablehlo_coreml.converter import convert
+from stablehlo_coreml import build_pass_pipeline, convert
 
 NAMES = "@NAMES@".split()
 HERE = Path(__file__).resolve().parent
@@ -166,7 +165,7 @@ def converted(artifact: bytes, units: str):
         program,
         source="milinternal",
         minimum_deployment_target=ct.target.iOS18,
-        pass_pipeline=DEFAULT_HLO_PIPELINE,
+        pass_pipeline=build_pass_pipeline(),
         compute_precision=ct.precision.FLOAT16,
         compute_units=ct.ComputeUnit[units],
     )

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from latency_models import trees
-from latency_models.kernels import KINDS, Graph, Kernel, Kind, features, strata, work
+from latency_models.kernels import FEATURES, KINDS, Graph, Kernel, Kind, features, strata, work
 from latency_models.latency import Latency, LatencyModel, UnknownCall
 from latency_models.lowering import graph
 from latency_models.trees import Stratified
@@ -50,12 +50,23 @@ class Predictor:
     """Predicts kernels and networks on one device.
 
     `rooflines[k]` are milliseconds: fixed, for a multiply-accumulate and for an element moved by a
-    kernel of kind `KINDS[k]`; they are not numbers where none of its kind was measured.
+    kernel of kind `kinds[k]`; they are not numbers where none of its kind was measured. `kinds` and
+    `columns` are the kinds and features there were when it was fitted: with others its numbers
+    would mean something else, so `ValueError`.
     """
 
     rooflines: np.ndarray  # [kinds, 3]
     regressor: Stratified
     overhead: Overhead
+    kinds: tuple[str, ...] = tuple(map(str, KINDS))
+    columns: tuple[str, ...] = FEATURES
+
+    def __post_init__(self) -> None:
+        if self.kinds != tuple(map(str, KINDS)) or self.columns != FEATURES:
+            raise ValueError(
+                "a predictor of other kinds of kernels or other features than this version has; "
+                "fit it again"
+            )
 
     def kernels(self, kernels: Sequence[Kernel]) -> list[Latency]:
         """Latencies of the kernels, each by itself. Raises `ValueError` on kinds never measured."""
@@ -216,14 +227,19 @@ def beyond(networks: Sequence[Measured], **options: Any) -> np.ndarray:
     return y[large] - fitted(x[large])
 
 
-def moving_ms(predictor: Predictor) -> float:
-    """Milliseconds that an element moved costs where little else is done: the median of the rates
-    of the kinds that only move."""
-    moving = [KINDS.index(kind) for kind in (Kind.CONCAT, Kind.MAX_POOL, Kind.AVERAGE_POOL)]
-    moving += [KINDS.index(kind) for kind in (Kind.ADD, Kind.MUL, Kind.RELU)]
-    rates = predictor.rooflines[moving, 2]
-    found = rates[np.isfinite(rates) & (rates > 0)]
-    if not len(found):
+_MOVING = (Kind.CONCAT, Kind.MAX_POOL, Kind.AVERAGE_POOL, Kind.ADD, Kind.MUL, Kind.RELU)
+
+
+def moving_ms(networks: Sequence[Measured]) -> float:
+    """Milliseconds that an element moved costs where little else is done: for each kind that only
+    moves, the rate beside a fixed cost; of those, the median."""
+    kernels = [kernel for network in networks for kernel in network.graph.kernels]
+    ms = np.array([time for network in networks for time in network.kernels_ms])
+    kinds, done = strata(kernels), work(kernels)[:, [0, 2]]
+    places = [KINDS.index(kind) for kind in _MOVING if KINDS.index(kind) in kinds]
+    rates = [roofline(done[kinds == k], ms[kinds == k])[1] for k in places]
+    found = [rate for rate in rates if rate > 0]
+    if not found:
         raise ValueError("no kernel that only moves elements was measured on this device")
     return float(np.median(found))
 
