@@ -4,6 +4,7 @@ Rows name their ops by import path and reading imports nothing, so import the mo
 them first (`search_spaces.blocks`, and those of plug-ins).
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,41 +25,70 @@ class Network(NamedTuple):
     latency: Latency
 
 
+def brief(call: Call) -> str:
+    """The call in words: its op with what is not as by default, and the shapes it reads."""
+    op = call.op
+    fields = dataclasses.fields(op)  # pyright: ignore[reportArgumentType]
+    told = [f"{f.name}={getattr(op, f.name)}" for f in fields if getattr(op, f.name) != f.default]
+    shapes = " ".join("x".join(map(str, shape.shape)) for shape in call.inputs)
+    return f"{type(op).__name__}({', '.join(told)}) {shapes}"
+
+
 def encode_row(call: Call, latency: Latency) -> dict[str, Any]:
     """The row of `call` as JSON. Raises `ValueError` on what would not be read back equal."""
+    return {**encode_call(call), **_encode_latency(latency)}
+
+
+def decode_row(row: Mapping[str, Any]) -> tuple[Call, Latency]:
+    """Inverse of `encode_row`. Raises `ValueError` on an op that is not known here."""
+    return decode_call(row), _decode_latency(row)
+
+
+def encode_call(call: Call) -> dict[str, Any]:
+    """The call as JSON. Raises `ValueError` on what would not be read back equal."""
     row = {"op": encode(call.op), "inputs": [_encode_shape(shape) for shape in call.inputs]}
     if (decode_op(row["op"]), _decode_shapes(row["inputs"])) != call:
         raise ValueError(
             f"cannot store {call}: it would not be read back equal; define its op in a module, "
             "as a frozen dataclass, and price it at plain shapes"
         )
-    return {**row, **_encode_latency(latency)}
+    return row
 
 
-def decode_row(row: Mapping[str, Any]) -> tuple[Call, Latency]:
-    """Inverse of `encode_row`. Raises `ValueError` on an op that is not known here."""
-    return Call(_known_op(row["op"]), _decode_shapes(row["inputs"])), _decode_latency(row)
+def decode_call(row: Mapping[str, Any]) -> Call:
+    """Inverse of `encode_call`. Raises `ValueError` on an op that is not known here."""
+    return Call(_known_op(row["op"]), _decode_shapes(row["inputs"]))
 
 
 def encode_network(network: Network) -> dict[str, Any]:
     """The row of a whole network as JSON. Raises `ValueError` as `encode_row` does."""
-    name, (program, inputs), latency = network
-    row = {
-        "name": name,
-        "program": [[step.name, encode(step.op), list(step.reads)] for step in program],
-        "inputs": {name: _encode_shape(shape) for name, shape in inputs.items()},
-        **_encode_latency(latency),
-    }
-    if decode_network(row) != network:
-        raise ValueError(f"cannot store {name}: it would not be read back equal")
-    return row
+    name, whole, latency = network
+    return {"name": name, **encode_whole(whole), **_encode_latency(latency)}
 
 
 def decode_network(row: Mapping[str, Any]) -> Network:
     """Inverse of `encode_network`. Raises `ValueError` on an op that is not known here."""
+    return Network(row["name"], decode_whole(row), _decode_latency(row))
+
+
+def encode_whole(whole: Whole) -> dict[str, Any]:
+    """The network as JSON. Raises `ValueError` on what would not be read back equal."""
+    row = {
+        "program": [[step.name, encode(step.op), list(step.reads)] for step in whole.program],
+        "inputs": {name: _encode_shape(shape) for name, shape in whole.inputs.items()},
+    }
+    if decode_whole(row) != whole:
+        raise ValueError(
+            f"cannot store a network of {len(whole.program)} steps: it would not be read back equal"
+        )
+    return row
+
+
+def decode_whole(row: Mapping[str, Any]) -> Whole:
+    """Inverse of `encode_whole`. Raises `ValueError` on an op that is not known here."""
     program = tuple(Step(name, _known_op(op), tuple(reads)) for name, op, reads in row["program"])
     inputs = dict(zip(row["inputs"], _decode_shapes(row["inputs"].values()), strict=True))
-    return Network(row["name"], Whole(program, inputs), _decode_latency(row))
+    return Whole(program, inputs)
 
 
 def decode_op(data: Any) -> Op | None:

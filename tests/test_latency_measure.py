@@ -6,18 +6,18 @@ import jax
 import numpy as np
 import pytest
 
+from latency_models.latency import Whole
 from latency_models.measure import (
     PROBABILITIES,
     Plan,
-    draw,
     measure,
     measure_all,
-    measure_calls,
     measure_network,
-    prepare,
-    prepare_network,
+    measure_subjects,
     standard_error,
 )
+from latency_models.runtimes import draw
+from latency_models.runtimes.xla import XLA
 from search_spaces.blocks import Conv, ResNet
 from search_spaces.model import Model
 from search_spaces.ops import Call
@@ -149,7 +149,7 @@ def test_the_spread_is_kept():
 def test_progress_never_goes_back_and_ends_at_one():
     machine, told = Machine(), []
     plan = machine.plan(seconds=0.5, rounds=2)
-    measure_calls([CONV, RESNET], Plan(0.0, repeats=2), lambda *step: told.append(step))
+    measure_subjects([CONV, RESNET], Plan(0.0, repeats=2), lambda *step: told.append(step))
     measure_all(machine.runs(A=10), plan, lambda *step: told.append(step))
     assert told[:2] == [("compile", 0.5), ("compile", 1.0)]
     shares = [share for what, share in told[4:] if what == "measure"]
@@ -163,10 +163,10 @@ def test_a_plan_that_cannot_tell_its_error_is_refused(wrong):
 
 
 def test_nothing_takes_no_time():
-    assert measure_all([]) == [] and measure_calls([]) == []
+    assert measure_all([]) == [] and measure_subjects([]) == []
 
 
-@pytest.mark.parametrize("of", [measure, lambda call, plan: measure_calls([call], plan)[0]])
+@pytest.mark.parametrize("of", [measure, lambda call, plan: measure_subjects([call], plan)[0]])
 def test_calls_are_timed_by_the_given_clock(of):
     latency = of(RESNET, Plan(seconds=0.0, clock=Ticking(ms=7)))
     assert latency.ms == pytest.approx(7) and latency.spread and latency.spread.repeats == 10
@@ -180,13 +180,13 @@ def test_networks_are_timed_by_the_same_code():
 def test_a_run_waits_for_its_result(monkeypatch):
     waited = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
-    prepare(CONV)()
-    assert waited[0].shape == (2, 8, 8, 4)
-    assert np.isfinite(waited[0]).all() and np.std(waited[0]) > 0
+    XLA().prepare(CONV).run()
+    assert waited[0]["result"].shape == (2, 8, 8, 4)
+    assert np.isfinite(waited[0]["result"]).all() and np.std(waited[0]["result"]) > 0
 
 
 def test_a_run_moves_nothing_from_the_host():
-    run = prepare(RESNET)
+    run = XLA().prepare(RESNET).run
     with jax.transfer_guard("disallow"):
         run()
 
@@ -201,7 +201,7 @@ def test_inputs_are_no_zeros_and_ids_are_valid():
 
 
 def test_a_run_compiles_nothing(monkeypatch):
-    runs = [prepare(CONV), prepare_network(PROGRAM, {"sample": IMAGE})]
+    runs = [XLA().prepare(of).run for of in (CONV, Whole(PROGRAM, {"sample": IMAGE}))]
     monkeypatch.setattr(Model, "__call__", None)  # Compiling would trace it.
     for run in runs:
         run()

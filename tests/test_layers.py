@@ -12,6 +12,7 @@ LAYERS = {
     "latency_models": {
         "latency_models",
         "search_spaces.counting",
+        "search_spaces.export",
         "search_spaces.model",
         "search_spaces.ops",
         "search_spaces.program",

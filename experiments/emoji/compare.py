@@ -29,7 +29,8 @@ import numpy as np
 import tyro
 
 from experiments.emoji.recipe import default
-from latency_models.bench import CACHE, NETWORKS, LocalBench
+from latency_models.bench import NETWORKS, LocalBench
+from latency_models.runtimes import CACHE
 from nas.evolution import (
     Evolution,
     Evolve,

@@ -5,7 +5,8 @@ import dataclasses
 import tyro
 from rich.console import Console
 
-from latency_models.bench import CACHE, LocalBench
+from latency_models.bench import LocalBench
+from latency_models.runtimes import CACHE
 from nas import describe
 from search_spaces.program import calls
 from search_spaces.unet import lower

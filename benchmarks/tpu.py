@@ -1,0 +1,290 @@
+"""Latencies on TPUs from XLA's TPU compiler, calibrated on published measurements.
+
+    python -m benchmarks.tpu [--generations v3 v5e v6e] [--compile] [--whole sd15 ...]
+
+Prints Markdown, from the tables that ship: which estimator predicts MobileDiffusion's Table 1 best
+when each of its rows is left out in turn, what its SDXL and its SnapFusion can be, what every
+preset takes, and how well calls add up to networks that were compiled as a whole.
+
+With `--compile`, which needs libtpu (the `tpu` extra), it first compiles what the tables lack:
+every call of every preset, SDXL's at a batch of two and 128x128 latents, and with `--whole` the
+networks named; and writes the tables. A call takes seconds to minutes. Everything compiled is
+appended to `--cache` at once, so a run that was interrupted goes on where it stopped.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tyro
+
+from latency_models.calibrate import Calibrated, fit, leave_one_out
+from latency_models.latency import Latency, Whole
+from latency_models.runtimes import CACHE
+from latency_models.tpu import tables
+from latency_models.tpu.compiler import Cache, compile_all, versions
+from latency_models.tpu.estimates import ESTIMATORS, Estimates, KernelRoofline, summed
+from latency_models.tpu.generations import Generation, generation
+from latency_models.tpu.tables import Anchor, TpuTable
+from search_spaces.actions import Remove
+from search_spaces.counting import NONE, macs
+from search_spaces.ops import Call, model
+from search_spaces.presets import PRESETS, sdxl
+from search_spaces.program import calls
+from search_spaces.unet import inputs, lower
+
+TABLE_1 = "MobileDiffusion (arXiv 2311.16567), Table 1: TPU v3, jit, per forward step"
+
+
+class Published(NamedTuple):
+    """A latency that somebody measured on a TPU and published."""
+
+    network: str
+    ms: float
+    digits: float  # Of the last place that is printed.
+    source: str
+
+
+MEASURED: Mapping[str, tuple[Published, ...]] = {
+    "v3": (
+        Published("sd15", 21.7, 0.1, TABLE_1),
+        Published("sdxl", 29.5, 0.1, TABLE_1),
+        Published("snapfusion-v3", 15.0, 0.1, TABLE_1),
+        Published("mobile-diffusion", 9.9, 0.1, TABLE_1),
+        Published("mobile-diffusion-lite", 8.8, 0.1, TABLE_1),
+    ),
+    "v5e": (
+        Published(
+            "sdxl, batch 2, 128x128",
+            2281.3 / 20,
+            0.1,
+            "MLPerf Inference v4.1, closed, Google: SDXL offline, 1.75335 samples/s on 4 chips; "
+            "a 20th of a sample, so text encoders and decoder are in it",
+        ),
+    ),
+    "v6e": (
+        Published(
+            "sdxl, batch 2, 128x128",
+            735.4 / 20,
+            0.1,
+            "MLPerf Inference v4.1, closed, Google: SDXL offline, 5.43896 samples/s on 4 chips; "
+            "a 20th of a sample, so text encoders and decoder are in it",
+        ),
+    ),
+}
+
+
+def preset(name: str) -> Whole:
+    spec, read = PRESETS[name]()
+    return Whole(lower(spec), read)
+
+
+def large() -> Whole:
+    """SDXL at its own latent, both branches of guidance in a batch."""
+    return Whole(lower(sdxl().spec), inputs(2, 128, 4, 77, 2048, pooled=1280))
+
+
+def without_middle() -> Whole:
+    """SDXL without the transformer of its middle: 60 of its 70 layers."""
+    spec, read = sdxl()
+    return Whole(lower(Remove("mid_block.attentions.0").apply(spec)), read)
+
+
+NETWORKS: Mapping[str, Callable[[], Whole]] = {
+    **{name: functools.partial(preset, name) for name in PRESETS},
+    "sdxl, batch 2, 128x128": large,
+    "sdxl without its middle's transformer": without_middle,
+}
+
+
+def priced(name: str) -> tuple[Call, ...]:
+    """The calls of a network, as they repeat."""
+    return tuple(calls(*NETWORKS[name]()).values())
+
+
+def measured(published: Iterable[Published]) -> list[tuple[tuple[Call, ...], Latency]]:
+    """Published latencies as networks to calibrate on: known to half of their last digit."""
+    return [(priced(p.network), Latency(p.ms, p.digits / math.sqrt(12))) for p in published]
+
+
+def errors(left_out: Sequence[Latency], published: Sequence[Published]) -> np.ndarray:
+    """Relative errors of what was predicted."""
+    return np.array([found.ms / p.ms - 1 for found, p in zip(left_out, published, strict=True)])
+
+
+def calibrated(estimates: Estimates, v3: Estimates) -> tuple[Calibrated, tuple[Anchor, ...]]:
+    """The estimates, calibrated on what is published of their generation.
+
+    With several networks the residual is what each is missed by when it is left out. One network
+    says nothing of that, so it is what the same procedure misses on v3: a factor from SDXL alone,
+    against the other four.
+    """
+    published = MEASURED[estimates.generation.name]
+    networks = measured(published)
+    found = fit(estimates, networks)
+    if len(published) > 1:
+        left_out = leave_one_out(estimates, networks)
+        missed = errors(left_out, published)
+        predicted = [latency.ms for latency in left_out]
+    else:
+        missed, predicted = alone(v3), [None]
+    residual = max(found.residual, float(np.sqrt(np.mean(missed**2))))
+    anchors = (
+        Anchor(p.network, p.ms, None if ms is None else round(ms, 3), p.source)
+        for p, ms in zip(published, predicted, strict=True)
+    )
+    return replace(found, residual=residual), tuple(anchors)
+
+
+def alone(v3: Estimates) -> np.ndarray:
+    """Errors on v3's other networks of a factor that is taken from SDXL alone."""
+    others = [p for p in MEASURED["v3"] if p.network != "sdxl"]
+    factor = fit(v3, measured(p for p in MEASURED["v3"] if p.network == "sdxl"))
+    return errors([factor.predict(priced(p.network)) for p in others], others)
+
+
+def main(
+    generations: tuple[str, ...] = ("v3", "v5e", "v6e"),
+    compile: bool = False,
+    whole: tuple[str, ...] = (),
+    cache: Path = CACHE / "tpu.jsonl",
+) -> None:
+    """Prints what the tables say; with `compile`, makes them first.
+
+    Args:
+        generations: TPUs; v3 is needed for the error of the others.
+        compile: Compile what is missing in the tables, and write them.
+        whole: Presets to be compiled as a whole, too.
+        cache: A file where what was compiled is kept.
+    """
+    if compile:
+        for name in generations:
+            make(generation(name), whole, Cache(cache))
+    for name in generations:
+        for line in report(tables.shipped(name)):
+            print(line)
+
+
+def make(of: Generation, whole: Sequence[str], cache: Cache) -> None:
+    """Compiles what is missing, and writes the table."""
+    names = [*PRESETS, *(p.network for p in MEASURED[of.name])]
+    wanted = [call for name in dict.fromkeys(names) for call in priced(name)]
+    start = time.monotonic()
+
+    def progress(_: str, share: float) -> None:
+        print(f"TPU {of.name}: {share:.0%} after {time.monotonic() - start:.0f} s", flush=True)
+
+    rows = tables.estimated(wanted, of, cache, progress)
+    compiled = compile_all([NETWORKS[name]() for name in whole], of, cache, progress)
+    networks = {name: summed(each, of) for name, each in zip(whole, compiled, strict=True)}
+    estimates = Estimates(of, rows, KernelRoofline())
+    v3 = estimates if of.name == "v3" else tables.shipped("v3").estimates
+    model, anchors = calibrated(estimates, v3)
+    source = f"python -m benchmarks.tpu --compile --generations {of.name}"
+    table = TpuTable(tables.provenance(of, versions(), source), model, anchors, networks)
+    tables.write(tables.FOLDER / f"tpu-{of.name}.json", table)
+
+
+def report(table: TpuTable) -> Iterator[str]:
+    """What a table says, as Markdown."""
+    name = table.estimates.generation.name
+    if name == "v3":
+        yield from ["", "## TPU v3: Table 1, each row left out in turn", ""]
+        yield from left_out(table)
+        yield from ["", "## What Table 1 can mean", ""]
+        yield from readings(table)
+    yield from ["", f"## TPU {name}: {table.model.fixed_ms:.2f} ms + {table.model.scale:.3f} x", ""]
+    yield from presets(table)
+    if table.networks:
+        yield from ["", f"## TPU {name}: calls against the network as a whole", ""]
+        yield from additivity(table)
+
+
+def left_out(table: TpuTable) -> Iterator[str]:
+    published = MEASURED["v3"]
+    networks = measured(published)
+    yield "| estimator | calibration | " + " | ".join(p.network for p in published) + " | mean |"
+    yield "|---|---|" + "---|" * (len(published) + 1)
+    for estimator in ESTIMATORS:
+        estimates = replace(table.estimates, estimator=estimator)
+        for fixed_cost in (False, True):
+            found = fit(estimates, networks, fixed_cost=fixed_cost)
+            missed = errors(leave_one_out(estimates, networks, fixed_cost=fixed_cost), published)
+            yield (
+                f"| {type(estimator).__name__} | {_line(found)} | "
+                + " | ".join(f"{error:+.1%}" for error in missed)
+                + f" | {np.abs(missed).mean():.1%} |"
+            )
+
+
+def _line(found: Calibrated) -> str:
+    return (
+        f"{found.fixed_ms:.2f} ms + {found.scale:.3f} x"
+        if found.fixed_ms
+        else (f"{found.scale:.3f} x")
+    )
+
+
+# What Table 1 says of itself: millions of parameters, GMACs (it prints "GFLOPs").
+SAID = {"sdxl": (2300, 710), "snapfusion-v3": (848, 285), "mobile-diffusion": (386, 182)}
+READINGS = {
+    "sdxl": ("sdxl", "sdxl without its middle's transformer"),
+    "snapfusion-v3": ("snapfusion-v3", "snapfusion-deck"),
+    "mobile-diffusion": ("mobile-diffusion", "mobile-diffusion-text"),
+}
+
+
+def readings(table: TpuTable) -> Iterator[str]:
+    yield (
+        "| reading | parameters, M (published) | MACs, G (published) | ms, published | predicted "
+        "from the other four | mean error of the five with this reading |"
+    )
+    yield "|---|---|---|---|---|---|"
+    for row, names in READINGS.items():
+        for name in names:
+            published = [
+                p._replace(network=name) if p.network == row else p for p in MEASURED["v3"]
+            ]
+            i = [p.network for p in published].index(name)
+            found = leave_one_out(table.estimates, measured(published))
+            missed = errors(found, published)
+            size = sum(model(call).size for call in priced(name)) / 1e6
+            work = sum((macs(call) for call in priced(name)), NONE).total / 1e9
+            yield (
+                f"| {name} | {size:.0f} ({SAID[row][0]}) | {work:.0f} ({SAID[row][1]}) | "
+                f"{published[i].ms} | {found[i].ms:.1f} ({missed[i]:+.1%}) | "
+                f"{np.abs(missed).mean():.1%} |"
+            )
+
+
+def presets(table: TpuTable) -> Iterator[str]:
+    known = {p.network: p.ms for p in MEASURED[table.estimates.generation.name]}
+    names = dict.fromkeys([*PRESETS, *known])
+    yield "| network | ms | published |"
+    yield "|---|---|---|"
+    for name in names:
+        ms = table.model.predict(priced(name))
+        yield f"| {name} | {ms.ms:.1f} ± {ms.std:.1f} | {known.get(name, '')} |"
+
+
+def additivity(table: TpuTable) -> Iterator[str]:
+    of = table.estimates.generation
+    yield "| network | estimator | calls, ms | as a whole, ms | calls / whole |"
+    yield "|---|---|---|---|---|"
+    for name, estimate in table.networks.items():
+        for estimator in ESTIMATORS:
+            parts = replace(table.estimates, estimator=estimator).predict(priced(name)).ms
+            ms = estimator.ms(estimate, of)
+            yield (
+                f"| {name} | {type(estimator).__name__} | {parts:.2f} | {ms:.2f} | "
+                f"{parts / ms:.3f} |"
+            )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
