@@ -183,7 +183,9 @@ def networks(count: int, seed: int) -> list[Measured]:
             pixels = side * side
             kernels.append(Kernel(Kind.CONV, pixels, pixels, channels, width, window))
             kernels.append(Kernel(Kind.CONCAT, pixels, pixels, channels, 2 * channels, inputs=2))
-        graph = Graph(tuple(kernels), int(rng.integers(0, 9)), float(rng.integers(1_000, 1_000_000)))
+        graph = Graph(
+            tuple(kernels), int(rng.integers(0, 9)), float(rng.integers(1_000, 1_000_000))
+        )
         noise = np.exp(0.02 * rng.normal(size=len(kernels)))
         times = tuple(float(cost(k) * n) for k, n in zip(kernels, noise, strict=True))
         ms = 2.0 + 1.1 * sum(times) + 0.05 * len(kernels) + 1e-6 * graph.unlisted_elements
