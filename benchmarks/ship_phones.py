@@ -24,9 +24,10 @@ ASSUMED = (
     "A product by weights, and one of two activations with all its heads together, is priced as a "
     "convolution over one pixel.",
     "Element-wise operations that follow a convolution or product alone are linked into it; what "
-    "has no link among the measured kernels counts as a multiplication.",
-    "Reductions (of normalisations and softmax), transposes, copies and other element-wise "
-    "operations have no counterpart among the measured kernels: they are bound by memory, at the "
+    "has no link among the measured kernels counts as a multiplication. Where the runtime links "
+    "nothing they are bound by memory.",
+    "Reductions (of normalisations and softmax), transposes, copies, other element-wise "
+    "operations, and concatenations where none was measured, are bound by memory: at the "
     "rate `element_ms` of concatenations, poolings and additions, read and written once.",
     "What it costs to start a network once is left out.",
 )
@@ -46,10 +47,11 @@ def ship(
     logs = np.abs(np.log(ms / fitted.kernels_ms))
     model = PhoneGpu(
         fitted.predictor,
-        phones.moving_ms(fitted.predictor),
+        phones.moving_ms(networks),
         reach.macs,
         reach.elements,
         float(np.sqrt(np.mean(far**2))),
+        linking=any(kernel.links for kernel in kernels),
     )
     card = {
         "device": device,
