@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 _ONNX_TO_LITERT = (
-    "No converter to LiteRT runs in this process. Convert the ONNX files on any machine: "
+    "Export again with `--forms litert`, or convert the ONNX files on any machine: "
     "pip install onnx2tf, then for each NAME: "
     "onnx2tf -i models/NAME/onnx/model.onnx -o models/NAME/litert, and rename "
     "models/NAME/litert/model_float16.tflite (or _float32) to models/NAME/litert/model.tflite."

@@ -57,6 +57,8 @@ class Settings:
     """At most so many blocks, drawn at random from all."""
     minutes: float | None = None
     """Nothing is begun after so many minutes."""
+    seconds: float = CAREFUL.seconds
+    """Least time for what is measured in turns, up to sixteen blocks or four networks."""
     target: Target = dataclasses.field(default_factory=Target)
     """How sure every measurement has to be, and when it is given up."""
     out: Path | None = None
@@ -131,7 +133,7 @@ def _measure(arguments: list[str]) -> int:
         runtime,
         blocks,
         {} if asked.blocks_only else networks,
-        dataclasses.replace(CAREFUL, target=asked.target),
+        dataclasses.replace(CAREFUL, seconds=asked.seconds, target=asked.target),
         minutes=asked.minutes,
         report=lambda line: print(f"  {line}", flush=True),
     )
