@@ -180,6 +180,10 @@ def make(of: Generation, whole: Sequence[str], cache: Cache) -> None:
         print(f"TPU {of.name}: {share:.0%} after {time.monotonic() - start:.0f} s", flush=True)
 
     rows = tables.estimated(wanted, of, cache, progress)
+    path = tables.FOLDER / f"tpu-{of.name}.json"
+    before = tables.load(path) if path.exists() else None
+    if before and dict(before.provenance.versions) == dict(versions()):
+        whole = tuple(dict.fromkeys([*before.networks, *whole]))
     compiled = compile_all([NETWORKS[name]() for name in whole], of, cache, progress)
     networks = {name: summed(each, of) for name, each in zip(whole, compiled, strict=True)}
     estimates = Estimates(of, rows, KernelRoofline())
@@ -187,22 +191,23 @@ def make(of: Generation, whole: Sequence[str], cache: Cache) -> None:
     model, anchors = calibrated(estimates, v3)
     source = f"python -m benchmarks.tpu --compile --generations {of.name}"
     table = TpuTable(tables.provenance(of, versions(), source), model, anchors, networks)
-    tables.write(tables.FOLDER / f"tpu-{of.name}.json", table)
+    tables.write(path, table)
 
 
 def report(table: TpuTable) -> Iterator[str]:
     """What a table says, as Markdown."""
     name = table.estimates.generation.name
     if name == "v3":
-        yield from ["", "## TPU v3: Table 1, each row left out in turn", ""]
-        yield from left_out(table)
-        yield from ["", "## What Table 1 can mean", ""]
-        yield from readings(table)
-    yield from ["", f"## TPU {name}: {table.model.fixed_ms:.2f} ms + {table.model.scale:.3f} x", ""]
-    yield from presets(table)
+        yield from ["", "### TPU v3: Table 1, each row left out in turn", "", *left_out(table)]
+        yield from ["", "### TPU v3: what Table 1 can mean", "", *readings(table)]
+    yield from ["", *presets(table)]
     if table.networks:
-        yield from ["", f"## TPU {name}: calls against the network as a whole", ""]
-        yield from additivity(table)
+        yield from [
+            "",
+            f"### TPU {name}: calls, and the network as a whole",
+            "",
+            *additivity(table),
+        ]
 
 
 def left_out(table: TpuTable) -> Iterator[str]:
@@ -263,8 +268,14 @@ def readings(table: TpuTable) -> Iterator[str]:
 
 
 def presets(table: TpuTable) -> Iterator[str]:
-    known = {p.network: p.ms for p in MEASURED[table.estimates.generation.name]}
+    of, found = table.estimates.generation, table.model
+    known = {p.network: f"{p.ms:.1f}" for p in MEASURED[of.name]}
     names = dict.fromkeys([*PRESETS, *known])
+    yield (
+        f"### TPU {of.name}: {_line(found)} the sum of the calls, ± {found.residual:.0%}, "
+        f"from {len(table.anchors)} published"
+    )
+    yield ""
     yield "| network | ms | published |"
     yield "|---|---|---|"
     for name in names:
