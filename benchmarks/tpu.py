@@ -189,7 +189,10 @@ def make(of: Generation, whole: Sequence[str], cache: Cache) -> None:
     estimates = Estimates(of, rows, KernelRoofline())
     v3 = estimates if of.name == "v3" else tables.shipped("v3").estimates
     model, anchors = calibrated(estimates, v3)
-    source = f"python -m benchmarks.tpu --compile --generations {of.name}"
+    source = " ".join(
+        ["python -m benchmarks.tpu --compile --generations", of.name]
+        + ["--whole", *networks] * bool(networks)
+    )
     table = TpuTable(tables.provenance(of, versions(), source), model, anchors, networks)
     tables.write(path, table)
 
