@@ -28,7 +28,13 @@ from latency_models.calibrate import Calibrated, fit, leave_one_out
 from latency_models.latency import Latency, Whole
 from latency_models.tpu import tables
 from latency_models.tpu.compiler import Cache, compile_all, versions
-from latency_models.tpu.estimates import ESTIMATORS, Estimates, KernelRoofline, summed
+from latency_models.tpu.estimates import (
+    ESTIMATORS,
+    Estimates,
+    Estimator,
+    KernelRoofline,
+    summed,
+)
 from latency_models.tpu.generations import Generation, generation
 from latency_models.tpu.tables import Anchor, TpuTable
 from search_spaces.actions import Remove
@@ -121,24 +127,39 @@ def calibrated(estimates: Estimates, v3: Estimates) -> tuple[Calibrated, tuple[A
     """The estimates, calibrated on what is published of their generation.
 
     With several networks the residual is what each is missed by when it is left out. One network
-    says nothing of that, so it is what the same procedure misses on v3: a factor from SDXL alone,
-    against the other four.
+    says nothing of that, so it is what the same procedure misses on v3, `alone`, and how far the
+    other estimators are off this one on the presets, `disagreement`: the two are independent.
     """
     published = MEASURED[estimates.generation.name]
     networks = measured(published)
     found = fit(estimates, networks)
     if len(published) > 1:
         left_out = leave_one_out(estimates, networks)
-        missed = errors(left_out, published)
-        predicted = [latency.ms for latency in left_out]
+        missed = rms(errors(left_out, published))
+        predicted = [round(latency.ms, 3) for latency in left_out]
     else:
-        missed, predicted = alone(v3), [None]
-    residual = max(found.residual, float(np.sqrt(np.mean(missed**2))))
+        missed, predicted = math.hypot(rms(alone(v3)), rms(disagreement(estimates))), [None]
     anchors = (
-        Anchor(p.network, p.ms, None if ms is None else round(ms, 3), p.source)
-        for p, ms in zip(published, predicted, strict=True)
+        Anchor(p.network, p.ms, ms, p.source) for p, ms in zip(published, predicted, strict=True)
     )
-    return replace(found, residual=residual), tuple(anchors)
+    return replace(found, residual=max(found.residual, missed)), tuple(anchors)
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def disagreement(estimates: Estimates) -> np.ndarray:
+    """How far presets are from what `estimates` says of them by each of the other estimators, all
+    calibrated alike; `[estimators, presets]`, relative."""
+    networks = measured(MEASURED[estimates.generation.name])
+
+    def by(estimator: Estimator) -> np.ndarray:
+        model = fit(replace(estimates, estimator=estimator), networks)
+        return np.array([model.predict(priced(name)).ms for name in PRESETS])
+
+    others = [estimator for estimator in ESTIMATORS if estimator != estimates.estimator]
+    return np.array([by(estimator) for estimator in others]) / by(estimates.estimator) - 1
 
 
 def alone(v3: Estimates) -> np.ndarray:
@@ -204,6 +225,9 @@ def report(table: TpuTable) -> Iterator[str]:
         yield from ["", "### TPU v3: Table 1, each row left out in turn", "", *left_out(table)]
         yield from ["", "### TPU v3: what Table 1 can mean", "", *readings(table)]
     yield from ["", *presets(table)]
+    if len(table.anchors) == 1:
+        yield from ["", f"### TPU {name}: by every estimator, calibrated alike, ms", ""]
+        yield from opinions(table)
     if table.networks:
         yield from [
             "",
@@ -284,6 +308,23 @@ def presets(table: TpuTable) -> Iterator[str]:
     for name in names:
         ms = table.model.predict(priced(name))
         yield f"| {name} | {ms.ms:.1f} ± {ms.std:.1f} | {known.get(name, '')} |"
+
+
+def opinions(table: TpuTable) -> Iterator[str]:
+    networks = measured(MEASURED[table.estimates.generation.name])
+    names = ("sd15", "sdxl", "snapfusion-v3", "mobile-diffusion", "mobile-diffusion-lite")
+    yield "| estimator | before, of the published | " + " | ".join(names) + " |"
+    yield "|---|---|" + "---|" * len(names)
+    for estimator in ESTIMATORS:
+        estimates = replace(table.estimates, estimator=estimator)
+        found = fit(estimates, networks)
+        ms = (found.predict(priced(name)).ms for name in names)
+        before = estimates.predict(networks[0][0]).ms
+        yield (
+            f"| {type(estimator).__name__} | {before:.1f} | "
+            + " | ".join(f"{each:.1f}" for each in ms)
+            + " |"
+        )
 
 
 def additivity(table: TpuTable) -> Iterator[str]:

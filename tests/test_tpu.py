@@ -584,14 +584,15 @@ def test_the_estimator_that_ships_is_the_best_when_rows_are_left_out():
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "v3"])
-def test_where_one_network_is_published_the_interval_is_what_that_missed_on_v3(name):
+def test_where_one_network_is_published_the_interval_is_wide(name):
     table = tables.shipped(name)
     (anchor,) = table.anchors
     assert anchor.left_out_ms is None and table.model.fixed_ms == 0
     assert table.model.predict(benchmark.priced(anchor.network)).ms == pytest.approx(anchor.ms)
-    missed = benchmark.alone(tables.shipped("v3").estimates)
-    assert table.model.residual == pytest.approx(np.sqrt(np.mean(missed**2)))
-    assert table.model.residual > 3 * tables.shipped("v3").model.residual
+    missed = benchmark.rms(benchmark.alone(tables.shipped("v3").estimates))
+    differs = benchmark.rms(benchmark.disagreement(table.estimates))
+    assert table.model.residual == pytest.approx(math.hypot(missed, differs))
+    assert table.model.residual > 5 * tables.shipped("v3").model.residual
 
 
 @pytest.mark.parametrize("name", SHIPPED)
