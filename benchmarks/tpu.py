@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 
-from latency_models.bench import CACHE
 from latency_models.calibrate import Calibrated, fit, leave_one_out
 from latency_models.latency import Latency, Whole
+from latency_models.runtimes import CACHE
 from latency_models.tpu import tables
 from latency_models.tpu.compiler import Cache, compile_all, versions
 from latency_models.tpu.estimates import (

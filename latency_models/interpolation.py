@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from latency_models.features import features, kind
 from latency_models.latency import Latency, LatencyModel, UnknownCall, total
+from latency_models.rates import Rates
+from latency_models.rates import fit as fit_rates
 from latency_models.table import Table
 from search_spaces.ops import Call
 
@@ -19,12 +21,14 @@ _RIDGE = 0.05  # How much a slope must explain to be believed.
 class Interpolated(LatencyModel):
     """Rows where there are any, and between them what the nearest rows of the same kind say.
 
-    Logarithms of latency are interpolated linearly in logarithms of the features, by the nearest
-    rows, nearer ones counting more. The error is what the rows themselves show when each is left
-    out, and grows with the distance. A kind of op with fewer than two rows is refused.
+    What is interpolated is how far latency is from `rates`, in logarithms, linearly in those of
+    the features, by the nearest rows, nearer ones counting more. The error is what the rows
+    themselves show when each is left out, and grows with the distance. A kind of op with fewer
+    than two rows is refused.
     """
 
     table: Table
+    rates: Rates
 
     def predict(self, calls: Iterable[Call]) -> Latency:
         parts = ((n, self.price(call)) for call, n in Counter(calls).items())
@@ -41,19 +45,24 @@ class Interpolated(LatencyModel):
                 "measure it, or two of its kind"
             )
         x, (at,) = features(rows), features([call])
-        y = np.log([row.ms for row in rows.values()])
+        y = np.log([row.ms / self.rates.price(c) for c, row in rows.items()])
         spread = np.maximum(x.std(0), 1e-3)
         off = [
             _interpolate(np.delete(x, i, 0), np.delete(y, i), x[i], spread) - y[i]
             for i in _nearest(x, at, spread)
         ]
-        found = _interpolate(x, y, at, spread)
+        found = np.log(self.rates.price(call)) + _interpolate(x, y, at, spread)
         # Between rows the error of the nearest; outside them it grows as one goes.
         nearest = np.sqrt((((x - at) / spread) ** 2).sum(1)).min()
         typical = np.median([_gap(np.delete(x, i, 0), x[i], spread) for i in range(len(x))])
         far = max(1.0, nearest / max(float(typical), 1e-6))
         ms = float(np.exp(found))
         return Latency(ms, ms * far * float(np.sqrt(np.mean(np.square(off)))))
+
+
+def fit(rows: Mapping[Call, Latency]) -> Interpolated:
+    """A table of measured calls, and the rates between them."""
+    return Interpolated(Table(dict(rows)), fit_rates(rows))
 
 
 def _gap(x: np.ndarray, at: np.ndarray, spread: np.ndarray) -> float:

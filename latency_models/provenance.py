@@ -97,8 +97,7 @@ def local() -> Provenance:
     settings = {
         "XLA_FLAGS": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
+        **installed("jax", "jaxlib", "flax"),
     }
     return Provenance(
         device=cpu() if on_cpu else device.device_kind,
@@ -115,6 +114,12 @@ def local() -> Provenance:
 
 def _precision() -> str | None:
     return jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Versions of Python and of these packages. Raises `PackageNotFoundError` if one is absent."""
+    found = {package: metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **found}
 
 
 def cpu() -> str:

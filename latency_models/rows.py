@@ -4,6 +4,7 @@ Rows name their ops by import path and reading imports nothing, so import the mo
 them first (`search_spaces.blocks`, and those of plug-ins).
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,15 @@ class Network(NamedTuple):
     name: str
     whole: Whole
     latency: Latency
+
+
+def brief(call: Call) -> str:
+    """The call in words: its op with what is not as by default, and the shapes it reads."""
+    op = call.op
+    fields = dataclasses.fields(op)  # pyright: ignore[reportArgumentType]
+    told = [f"{f.name}={getattr(op, f.name)}" for f in fields if getattr(op, f.name) != f.default]
+    shapes = " ".join("x".join(map(str, shape.shape)) for shape in call.inputs)
+    return f"{type(op).__name__}({', '.join(told)}) {shapes}"
 
 
 def encode_row(call: Call, latency: Latency) -> dict[str, Any]:

@@ -15,7 +15,16 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from latency_models import calibrate, gaussian, interpolation, learned, rates, roofline
+from latency_models import (
+    calibrate,
+    gaussian,
+    interpolation,
+    learned,
+    phones,
+    rates,
+    roofline,
+    trees,
+)
 from latency_models.latency import LatencyModel
 from latency_models.rows import decode_row, encode_row
 from latency_models.store import replace
@@ -27,8 +36,14 @@ KNOWN = (
     gaussian.Gaussian,
     interpolation.Interpolated,
     learned.Learned,
+    phones.Overhead,
+    phones.PhoneGpu,
+    phones.Predictor,
     rates.Rates,
     roofline.Roofline,
+    trees.Boosted,
+    trees.Stratified,
+    trees.Trees,
     Table,
 )
 """Classes that a file may hold: reading builds no other."""
