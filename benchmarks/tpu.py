@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 
+from latency_models import published
 from latency_models.calibrate import Calibrated, fit, leave_one_out
 from latency_models.latency import Latency, Whole
 from latency_models.runtimes import CACHE
@@ -44,44 +45,46 @@ from search_spaces.presets import PRESETS, sdxl
 from search_spaces.program import calls
 from search_spaces.unet import inputs, lower
 
-TABLE_1 = "MobileDiffusion (arXiv 2311.16567), Table 1: TPU v3, jit, per forward step"
+LARGE = "sdxl, batch 2, 128x128"
 
 
-class Published(NamedTuple):
-    """A latency that somebody measured on a TPU and published."""
+class Known(NamedTuple):
+    """A latency that somebody measured on a TPU and published, of one of `NETWORKS`."""
 
     network: str
     ms: float
-    digits: float  # Of the last place that is printed.
     source: str
 
 
-MEASURED: Mapping[str, tuple[Published, ...]] = {
-    "v3": (
-        Published("sd15", 21.7, 0.1, TABLE_1),
-        Published("sdxl", 29.5, 0.1, TABLE_1),
-        Published("snapfusion-v3", 15.0, 0.1, TABLE_1),
-        Published("mobile-diffusion", 9.9, 0.1, TABLE_1),
-        Published("mobile-diffusion-lite", 8.8, 0.1, TABLE_1),
-    ),
-    "v5e": (
-        Published(
-            "sdxl, batch 2, 128x128",
-            2281.3 / 20,
-            0.1,
-            "MLPerf Inference v4.1, closed, Google: SDXL offline, 1.75335 samples/s on 4 chips; "
-            "a 20th of a sample, so text encoders and decoder are in it",
-        ),
-    ),
-    "v6e": (
-        Published(
-            "sdxl, batch 2, 128x128",
-            735.4 / 20,
-            0.1,
-            "MLPerf Inference v4.1, closed, Google: SDXL offline, 5.43896 samples/s on 4 chips; "
-            "a 20th of a sample, so text encoders and decoder are in it",
-        ),
-    ),
+def known(device: str, component: str, names: Mapping[str, str], steps: int) -> tuple[Known, ...]:
+    """What is published of a device; `names` are our networks by the names of those published.
+
+    A pipeline's latency is shared out to its `steps`.
+    """
+    rows = {
+        row.model: row
+        for row in published.read()
+        if row.device == device and row.component == component
+    }
+    return tuple(
+        Known(network, rows[name].latency_ms / steps, f"{rows[name].source}; {rows[name].note}")
+        for name, network in names.items()
+    )
+
+
+TABLE_1 = {
+    "sd1.4/1.5": "sd15",
+    "sdxl": "sdxl",
+    "snapfusion": "snapfusion-v3",
+    "mobilediffusion": "mobile-diffusion",
+    "mobilediffusion-lite": "mobile-diffusion-lite",
+}
+# Text encoders and decoder are in what is published of these.
+OF_PIPELINES = ("pipeline per image per chip", {"sdxl-base-1.0": LARGE}, 20)
+MEASURED: Mapping[str, tuple[Known, ...]] = {
+    "v3": known("TPU v3", "unet", TABLE_1, 1),
+    "v5e": known("TPU v5e-4", *OF_PIPELINES),
+    "v6e": known("TPU v6e-4", *OF_PIPELINES),
 }
 
 
@@ -103,7 +106,7 @@ def without_middle() -> Whole:
 
 NETWORKS: Mapping[str, Callable[[], Whole]] = {
     **{name: functools.partial(preset, name) for name in PRESETS},
-    "sdxl, batch 2, 128x128": large,
+    LARGE: large,
     "sdxl without its middle's transformer": without_middle,
 }
 
@@ -113,14 +116,14 @@ def priced(name: str) -> tuple[Call, ...]:
     return tuple(calls(*NETWORKS[name]()).values())
 
 
-def measured(published: Iterable[Published]) -> list[tuple[tuple[Call, ...], Latency]]:
-    """Published latencies as networks to calibrate on: known to half of their last digit."""
-    return [(priced(p.network), Latency(p.ms, p.digits / math.sqrt(12))) for p in published]
+def measured(of: Iterable[Known]) -> list[tuple[tuple[Call, ...], Latency]]:
+    """Published latencies as networks to calibrate on. They are printed to a tenth."""
+    return [(priced(p.network), Latency(p.ms, 0.1 / math.sqrt(12))) for p in of]
 
 
-def errors(left_out: Sequence[Latency], published: Sequence[Published]) -> np.ndarray:
+def errors(left_out: Sequence[Latency], of: Sequence[Known]) -> np.ndarray:
     """Relative errors of what was predicted."""
-    return np.array([found.ms / p.ms - 1 for found, p in zip(left_out, published, strict=True)])
+    return np.array([found.ms / p.ms - 1 for found, p in zip(left_out, of, strict=True)])
 
 
 def calibrated(estimates: Estimates, v3: Estimates) -> tuple[Calibrated, tuple[Anchor, ...]]:
@@ -130,17 +133,17 @@ def calibrated(estimates: Estimates, v3: Estimates) -> tuple[Calibrated, tuple[A
     says nothing of that, so it is what the same procedure misses on v3, `alone`, and how far the
     other estimators are off this one on the presets, `disagreement`: the two are independent.
     """
-    published = MEASURED[estimates.generation.name]
-    networks = measured(published)
+    anchored = MEASURED[estimates.generation.name]
+    networks = measured(anchored)
     found = fit(estimates, networks)
-    if len(published) > 1:
+    if len(anchored) > 1:
         left_out = leave_one_out(estimates, networks)
-        missed = rms(errors(left_out, published))
+        missed = rms(errors(left_out, anchored))
         predicted = [round(latency.ms, 3) for latency in left_out]
     else:
         missed, predicted = math.hypot(rms(alone(v3)), rms(disagreement(estimates))), [None]
     anchors = (
-        Anchor(p.network, p.ms, ms, p.source) for p, ms in zip(published, predicted, strict=True)
+        Anchor(p.network, p.ms, ms, p.source) for p, ms in zip(anchored, predicted, strict=True)
     )
     return replace(found, residual=max(found.residual, missed)), tuple(anchors)
 
@@ -238,15 +241,15 @@ def report(table: TpuTable) -> Iterator[str]:
 
 
 def left_out(table: TpuTable) -> Iterator[str]:
-    published = MEASURED["v3"]
-    networks = measured(published)
-    yield "| estimator | calibration | " + " | ".join(p.network for p in published) + " | mean |"
-    yield "|---|---|" + "---|" * (len(published) + 1)
+    anchored = MEASURED["v3"]
+    networks = measured(anchored)
+    yield "| estimator | calibration | " + " | ".join(p.network for p in anchored) + " | mean |"
+    yield "|---|---|" + "---|" * (len(anchored) + 1)
     for estimator in ESTIMATORS:
         estimates = replace(table.estimates, estimator=estimator)
         for fixed_cost in (False, True):
             found = fit(estimates, networks, fixed_cost=fixed_cost)
-            missed = errors(leave_one_out(estimates, networks, fixed_cost=fixed_cost), published)
+            missed = errors(leave_one_out(estimates, networks, fixed_cost=fixed_cost), anchored)
             yield (
                 f"| {type(estimator).__name__} | {_line(found)} | "
                 + " | ".join(f"{error:+.1%}" for error in missed)
@@ -279,17 +282,15 @@ def readings(table: TpuTable) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for row, names in READINGS.items():
         for name in names:
-            published = [
-                p._replace(network=name) if p.network == row else p for p in MEASURED["v3"]
-            ]
-            i = [p.network for p in published].index(name)
-            found = leave_one_out(table.estimates, measured(published))
-            missed = errors(found, published)
+            anchored = [p._replace(network=name) if p.network == row else p for p in MEASURED["v3"]]
+            i = [p.network for p in anchored].index(name)
+            found = leave_one_out(table.estimates, measured(anchored))
+            missed = errors(found, anchored)
             size = sum(model(call).size for call in priced(name)) / 1e6
             work = sum((macs(call) for call in priced(name)), NONE).total / 1e9
             yield (
                 f"| {name} | {size:.0f} ({SAID[row][0]}) | {work:.0f} ({SAID[row][1]}) | "
-                f"{published[i].ms} | {found[i].ms:.1f} ({missed[i]:+.1%}) | "
+                f"{anchored[i].ms} | {found[i].ms:.1f} ({missed[i]:+.1%}) | "
                 f"{np.abs(missed).mean():.1%} |"
             )
 
