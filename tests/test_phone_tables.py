@@ -233,7 +233,9 @@ def test_what_was_left_out_is_further_off_than_what_was_fitted(fitted):
 
 
 def test_a_kind_that_was_never_measured_is_an_error(fitted):
-    with pytest.raises(ValueError, match=r"no max pooling was measured.*measured were convolution"):
+    with pytest.raises(
+        ValueError, match=r"no max pooling was measured.*measured were concatenation, convolution"
+    ):
         fitted.predictor.kernels([Kernel(Kind.MAX_POOL, 64, 16, 8, 8, window=2, stride=2)])
     assert fitted.predictor.kernels([]) == []
 
