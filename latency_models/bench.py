@@ -9,7 +9,7 @@ from latency_models import store
 from latency_models.latency import Latency, LatencyModel, Whole
 from latency_models.measure import Plan, Progress, Target, TooNoisy, measure_subjects
 from latency_models.provenance import Method, Provenance
-from latency_models.runtimes import Runtime
+from latency_models.runtimes import CACHE, Runtime
 from latency_models.runtimes.xla import XLA
 from latency_models.table import EMPTY, Table, profile
 from search_spaces.ops import Call
@@ -46,7 +46,7 @@ class LocalBench(Bench):
     each provenance. Raises `TooNoisy` where a plan has a target that is missed; what is sure by
     then is kept."""
 
-    cache: Path
+    cache: Path = CACHE
     call_plan: Plan = CALLS
     network_plan: Plan = NETWORKS
     runtime: Runtime = XLA()

@@ -29,8 +29,7 @@ import numpy as np
 import tyro
 
 from experiments.emoji.recipe import default
-from latency_models.bench import NETWORKS, LocalBench
-from latency_models.runtimes import CACHE
+from latency_models.bench import CACHE, NETWORKS, LocalBench
 from nas.evolution import (
     Evolution,
     Evolve,

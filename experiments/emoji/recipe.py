@@ -15,8 +15,7 @@ import numpy as np
 
 from experiments.emoji.pictures import Pictures, load
 from experiments.emoji.seed import STYLES
-from latency_models.bench import LocalBench
-from latency_models.runtimes import CACHE
+from latency_models.bench import CACHE, LocalBench
 from nas.recipe import Recipe, Sampling, Search, Training
 
 HERE = Path(__file__).parent

@@ -26,12 +26,14 @@ class LiteRT(Runtime):
 
     `threads` work on one operator at a time; by default one for each core that the process may use.
     Weights are constants of the model. Models, and the converter that makes them, are kept under
-    `cache`. Raises `ValueError` if the package is not installed.
+    `cache`. Unless `respelled`, networks are converted as JAX spells them: how that compares is in
+    `benchmarks/spellings.py`. Raises `ValueError` if the package is not installed.
     """
 
     threads: int | None = None
     precision: Dtype | None = None
     cache: Path = CACHE
+    respelled: bool = True
 
     def __post_init__(self) -> None:
         if not importlib.util.find_spec("ai_edge_litert"):
@@ -47,6 +49,7 @@ class LiteRT(Runtime):
         versions = {
             **installed("ai-edge-litert", "jax", "flax"),
             "litert-converter": litert.CONVERTER,
+            "spelling": "LiteRT's" if self.respelled else "JAX's",
         }
         return Provenance(
             device=cpu(),
@@ -61,9 +64,8 @@ class LiteRT(Runtime):
         )
 
     def load(self, part: Part, values: Mapping[str, np.ndarray]) -> Loaded:
-        return _Interpreted(
-            part, values, litert.model(part, self.cache), self.threads or len(cores())
-        )
+        model = litert.model(part, self.cache, respelled=self.respelled)
+        return _Interpreted(part, values, model, self.threads or len(cores()))
 
 
 class _Interpreted(Loaded):

@@ -3,7 +3,9 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,9 +63,10 @@ class _Session(Loaded):
 
         super().__init__(part, values, f"onnxruntime {onnxruntime.__version__} on cpu")
         self._threads = threads
-        self._folder = tempfile.TemporaryDirectory()  # Large weights are mapped from there.
-        onnx.write(part, Path(self._folder.name))
-        self._file = Path(self._folder.name) / onnx.MODEL
+        folder = Path(tempfile.mkdtemp())  # Large weights are mapped from there.
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        onnx.write(part, folder)
+        self._file = folder / onnx.MODEL
         self._session = self._begin()
         self._bound = self._session.io_binding()
         for name, array in values.items():

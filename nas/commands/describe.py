@@ -5,8 +5,7 @@ import dataclasses
 import tyro
 from rich.console import Console
 
-from latency_models.bench import LocalBench
-from latency_models.runtimes import CACHE
+from latency_models.bench import CACHE, LocalBench
 from nas import describe
 from search_spaces.program import calls
 from search_spaces.unet import lower

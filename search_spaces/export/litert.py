@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from search_spaces.export.equations import called, default_spelling
 from search_spaces.export.part import Part
@@ -46,14 +46,14 @@ _PINNED = (
 )
 
 
-def model(part: Part, cache: Path) -> Path:
+def model(part: Part, cache: Path, *, respelled: bool = True) -> Path:
     """The network as a LiteRT model with its weights inside, a file under `cache`.
 
     Inputs and outputs are in the order of their sorted names. A network that was converted before
     is not converted again. Raises `ValueError` on what the converter cannot do, or if it cannot be
     installed.
     """
-    program = stablehlo(part)
+    program = stablehlo(part, respelled=respelled)
     digest = hashlib.sha256(program)
     digest.update(json.dumps([CONVERTER, sorted(part.inputs), sorted(part.outputs)]).encode())
     made = cache / "litert" / f"{digest.hexdigest()[:32]}.tflite"
@@ -86,13 +86,14 @@ def model(part: Part, cache: Path) -> Path:
     return made
 
 
-def stablehlo(part: Part) -> bytes:
-    """The network as portable StableHLO with its weights as constants, spelled for LiteRT."""
+def stablehlo(part: Part, *, respelled: bool = True) -> bytes:
+    """The network as portable StableHLO with its weights as constants, in LiteRT's words unless it
+    shall be as JAX spells it."""
     program = jax.make_jaxpr(lambda values: part(part.weights, values))(dict(part.inputs))
     names = sorted(part.inputs)
 
     def run(*values: jax.Array) -> list[jax.Array]:
-        return _respelled(program, values)
+        return _respelled(program, values) if respelled else jaxpr_as_fun(program)(*values)
 
     jitted = jax.jit(run, keep_unused=True)
     with _without_callers():
@@ -218,11 +219,10 @@ def environment(cache: Path) -> Path:
         return folder / inside
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".making-") as draft:
-        venv.create(draft, with_pip=True, symlinks=os.name != "nt")
-        pip = [str(Path(draft) / inside), "-m", "pip", "install", "--quiet", "--no-deps"]
-        done = subprocess.run(
-            [*pip, "--disable-pip-version-check", *_PINNED], capture_output=True, text=True
-        )
+        venv.create(draft, symlinks=os.name != "nt")
+        pip = [sys.executable, "-m", "pip", "--python", str(Path(draft) / inside), "install"]
+        options = ["--quiet", "--no-deps", "--disable-pip-version-check"]
+        done = subprocess.run([*pip, *options, *_PINNED], capture_output=True, text=True)
         if done.returncode:
             raise ValueError(
                 f"litert-converter {CONVERTER}, which makes LiteRT models, cannot be installed "
