@@ -8,11 +8,12 @@ a script for every tool, and `results/`, where the scripts put what they measure
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,18 +25,17 @@ from latency_models.exchange_tools import SUBJECT, TOOLS, readme
 from latency_models.importers import Imported, Kind, Malformed
 from latency_models.importers.parsing import field, load_json
 from latency_models.latency import Latency, Whole
-from latency_models.provenance import Provenance
+from latency_models.provenance import AS_WRITTEN, Provenance
 from latency_models.rows import Network, decode_op
+from latency_models.runtimes import Subject, drawn
 from latency_models.table import Table
-from search_spaces.ops import Call, Shape, model
-from search_spaces.program import Step, network
+from search_spaces.export.part import Dtype, Part
+from search_spaces.ops import Call, Shape
+from search_spaces.program import Step
 from search_spaces.values import encode
 
-Subject: TypeAlias = Call | Whole
-"""What is measured: an op at known shapes, or a network as a whole."""
-
-Writer: TypeAlias = Callable[[Subject, Path], Path]
-"""Writes a subject, weights drawn, to an empty folder; returns its main file, which is in it."""
+Writer: TypeAlias = Callable[[Part, Path], Path]
+"""Writes a network with its weights to an empty folder; returns its main file, which is in it."""
 
 MANIFEST, RESULTS = "manifest.json", "results"
 SCHEMA = 1
@@ -43,21 +43,35 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 _RESULT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_-]*)\.([a-z]+)(-ops)?\.(txt|json|csv)$")
 
 
-def stablehlo(subject: Subject, folder: Path) -> Path:
-    """Writes a subject as a portable artifact of StableHLO, weights inside: a `Writer`."""
-    if isinstance(subject, Call):
-        built, inputs = model(subject), subject.inputs
-    else:
-        built, inputs = network(subject.program, subject.inputs), (dict(subject.inputs),)
-    weights = built.initial(0)
+def onnx(part: Part, folder: Path) -> Path:
+    """A `Writer`. Raises `ValueError` without the package."""
+    if not importlib.util.find_spec("onnx"):
+        raise ValueError("ONNX takes a package that is not here; install the extra `export`")
+    from search_spaces.export import onnx as form
 
-    def main(*values: Any) -> Any:
-        return built(weights, *values)
+    form.write(part, folder)
+    return folder / form.MODEL
 
-    exported = jax.export.export(jax.jit(main), platforms=["cpu"])(*inputs)
+
+def stablehlo(part: Part, folder: Path) -> Path:
+    """A `Writer` of portable artifacts, weights inside; they read inputs by their sorted names."""
+    exported = jax.export.export(
+        jax.jit(lambda values: part(part.weights, values)), platforms=["cpu"]
+    )(dict(part.inputs))
     path = folder / "model.mlirbc"
     path.write_bytes(exported.mlir_module_serialized)
     return path
+
+
+def litert(cache: Path) -> Writer:
+    """A `Writer`, by a converter in an environment of its own under `cache`."""
+
+    def write(part: Part, folder: Path) -> Path:
+        return Path(shutil.copy(form.model(part, cache), folder / "model.tflite"))
+
+    from search_spaces.export import litert as form
+
+    return write
 
 
 def write(
@@ -65,14 +79,15 @@ def write(
     subjects: Mapping[str, Subject],
     writers: Mapping[str, Writer],
     *,
-    precision: str,
-    attention: str,
+    precision: Dtype | None = None,
+    attention: str = AS_WRITTEN,
 ) -> dict[str, Any]:
     """Writes `subjects` to `folder`, which appears when it is whole; returns the manifest.
 
-    `writers` are by format: `onnx`, `stablehlo`, `litert`, `coreml`. Formats without one are in the
-    manifest with what to run instead. Raises `ValueError` on a name that no file can have, on a
-    format no tool reads, and where `folder` is there already.
+    `writers` are by format: `onnx`, `stablehlo`, `litert`. Formats without one are in the manifest
+    with what to run instead. Weights are drawn; they and the inputs are in `precision`, which is
+    that of the subject's inputs unless given. Raises `ValueError` on a name that no file can have,
+    on a format no tool reads, and where `folder` is there already.
     """
     known = {tool.form for tool in TOOLS.values()}
     if bad := [name for name in subjects if not _NAME.match(name)]:
@@ -87,18 +102,11 @@ def write(
     try:
         (making / RESULTS).mkdir(parents=True)
         entries = {
-            name: {
-                **_encode(subject),
-                "batch": _batch(subject),
-                "files": {
-                    form: _file(making, name, form, subject, writers[form]) for form in writers
-                },
-            }
+            name: _entry(making, name, subject, drawn(subject, precision), writers)
             for name, subject in subjects.items()
         }
         manifest = {
             "schema": SCHEMA,
-            "precision": precision,
             "attention": attention,
             "subjects": entries,
             "not written here": {
@@ -118,22 +126,31 @@ def write(
     return manifest
 
 
-def _file(making: Path, name: str, form: str, subject: Subject, writer: Writer) -> dict[str, str]:
+def _entry(
+    making: Path, name: str, subject: Subject, part: Part, writers: Mapping[str, Writer]
+) -> dict[str, Any]:
+    return {
+        **_encode(subject),
+        "batch": _batch(subject),
+        "precision": part.dtype,
+        "arguments": {key: _shape(part.inputs[key]) for key in sorted(part.inputs)},
+        "files": {form: _file(making, name, form, part, write) for form, write in writers.items()},
+    }
+
+
+def _file(making: Path, name: str, form: str, part: Part, writer: Writer) -> dict[str, str]:
     place = making / "models" / name / form
     place.mkdir(parents=True)
-    file = writer(subject, place)
+    file = writer(part, place)
     if not file.is_relative_to(place) or not file.exists():
         raise ValueError(f"the writer of {form} returned {file}, which is no file in {place}")
     return {"file": file.relative_to(making).as_posix(), "sha256": digest(file)}
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files in a folder and their names, in hexadecimal."""
-    if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{digest(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _shape(shape: Shape) -> list[Any]:
@@ -211,10 +228,7 @@ def read(
     if field(manifest, "schema", int, place) != SCHEMA:
         raise ValueError(f"{place} has schema {manifest['schema']}, this version reads {SCHEMA}")
     entries = field(manifest, "subjects", dict, place)
-    measured = {key: str(field(manifest, key, str, place)) for key in ("precision", "attention")}
-    for key in measured.keys() & given.keys():
-        if given[key] != measured[key]:
-            raise ValueError(f"{key} is {measured[key]!r} in {place}, you say {given[key]!r}")
+    attention = field(manifest, "attention", str, place)
     source, files, ops = results or folder / RESULTS, {}, {}
     for path in sorted(source.iterdir()):
         if path.suffix == ".sha256" or path.name.startswith("."):
@@ -235,8 +249,12 @@ def read(
         if (name, tool) in ops:
             profile = importers.read(ops[name, tool], TOOLS[tool].imported)
             inside = tuple(row for row in profile if row.kind != Kind.NETWORK)
-        said = {"runtime": TOOLS[tool].runtime, **measured, **given}
-        provenance = importers.provenance(_without(whole, said), said, str(path))
+        written = {"precision": entries[name]["precision"], "attention": attention}
+        for key in written.keys() & given.keys():
+            if given[key] != written[key]:
+                raise ValueError(f"{key} is {written[key]!r} in {place}, you say {given[key]!r}")
+        said = {"runtime": _runtime(whole, inside, tool), **written, **given}
+        provenance = importers.provenance(_without(whole), said, str(path))
         subject = _decode(entries[name], f"{place}, subjects.{name}")
         rows.append(Row(name, subject, tool, whole.latency(assumed=assumed), provenance, inside))
     found = {tool: {name for name, t in files if t == tool} for _, tool in files}
@@ -244,11 +262,17 @@ def read(
     return Returned(tuple(rows), missing)
 
 
-def _without(row: Imported, said: Mapping[str, str]) -> Imported:
-    """`row` without what the manifest knows better: AI Hub's own name of a precision, say."""
-    kept = tuple(
-        (n, v) for n, v in row.stated if n not in ("runtime", "precision") or n not in said
-    )
+def _runtime(whole: Imported, inside: Iterable[Imported], tool: str) -> str:
+    """The runtime that ran it, as the file says: another provider or target is another."""
+    if runtime := dict(whole.stated).get("runtime"):
+        return runtime
+    providers = sorted({dict(row.stated).get("provider", "") for row in inside} - {""})
+    return ", ".join([TOOLS[tool].runtime, *providers])
+
+
+def _without(row: Imported) -> Imported:
+    """`row` without what is said for it: AI Hub's own name of a precision, say."""
+    kept = tuple((n, value) for n, value in row.stated if n not in ("runtime", "precision"))
     return dataclasses.replace(row, stated=kept)
 
 

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 _ONNX_TO_LITERT = (
-    "Export again with `--forms litert`, or convert the ONNX files on any machine: "
-    "pip install onnx2tf, then for each NAME: "
-    "onnx2tf -i models/NAME/onnx/model.onnx -o models/NAME/litert, and rename "
-    "models/NAME/litert/model_float16.tflite (or _float32) to models/NAME/litert/model.tflite."
+    "This folder was written without LiteRT's converter. Write it again with that format, or "
+    "convert the ONNX files on any machine: pip install onnx2tf, for each NAME "
+    "onnx2tf -i models/NAME/onnx/model.onnx -o models/NAME/litert, and rename the "
+    "model_float16.tflite (or model_float32.tflite) that it writes to model.tflite."
 )
 
 
@@ -45,53 +45,40 @@ _SHELL = """\
 set -eu
 cd "$(dirname "$0")"
 {settings}
-hash_of() {{ python3 subject.py hash "$1" "@FORM@"; }}
 for name in @NAMES@; do
-  {model}
-  [ -e "$model" ] || {{ echo "no $model. @INSTEAD@" >&2; exit 1; }}
-  {check}
+  model="{model}"
+  [ -f "$model" ] || {{ echo "no $model. @INSTEAD@" >&2; exit 1; }}
+  hash=$(python3 subject.py hash "$name" "@FORM@")
 {commands}
-  hash_of "$name" > "results/$name.{tool}.sha256"
+  echo "$hash" > "results/$name.{tool}.sha256"
 done
 """
 
-_CHECK = """\
-if [ -f "models/$name/@FORM@/{file}" ]; then
-    printf '%s  %s\\n' "$(hash_of "$name")" "models/$name/@FORM@/{file}" | sha256sum -c --quiet -
-  fi"""
 
-
-def _shell(tool: str, about: str, settings: str, model: str, file: str, commands: str) -> str:
-    return _SHELL.format(
-        about=about,
-        settings=settings,
-        model=f'model="{model}"',
-        check=_CHECK.format(file=file),
-        commands=commands,
-        tool=tool,
-    )
+def _shell(tool: str, about: str, settings: str, model: str, commands: str) -> str:
+    return _SHELL.format(about=about, settings=settings, model=model, commands=commands, tool=tool)
 
 
 _LITERT = _shell(
-    "litert",
+    "$tool",
     "LiteRT on an Android phone over adb; benchmark_model is in this folder (LiteRT's releases).\n"
-    "# CORES masks the big cores (f0: cores 4-7). GPU=true measures the GPU.\n"
+    "# CORES masks the big cores (f0: cores 4-7). GPU=true measures the GPU, in half precision.\n"
     "# Airplane mode, battery above half, and let the phone cool down between runs.",
     ': "${CORES:=f0}" "${THREADS:=4}" "${RUNS:=50}" "${GPU:=false}" "${PAUSE:=20}"\n'
+    'if [ "$GPU" = true ]; then tool=litertgpu; else tool=litert; fi\n'
     "adb push benchmark_model /data/local/tmp/\n"
     "adb shell chmod +x /data/local/tmp/benchmark_model",
     "models/$name/litert/model.tflite",
-    "model.onnx",
     """\
   adb push "$model" /data/local/tmp/nas.tflite
   run="taskset $CORES /data/local/tmp/benchmark_model --graph=/data/local/tmp/nas.tflite \
 --num_threads=$THREADS --warmup_runs=5 --num_runs=$RUNS --use_gpu=$GPU \
 --gpu_precision_loss_allowed=true"
-  adb shell "$run" > "results/$name.litert.txt" 2>&1
+  adb shell "$run" > "results/$name.$tool.txt" 2>&1
   # Once more for the ops: profiling slows the whole down.
   adb shell "$run --enable_op_profiling=true --op_profiling_output_mode=csv \
 --op_profiling_output_file=/data/local/tmp/nas.csv" > /dev/null 2>&1
-  adb pull /data/local/tmp/nas.csv "results/$name.litert-ops.csv"
+  adb pull /data/local/tmp/nas.csv "results/$name.$tool-ops.csv"
   sleep "$PAUSE\"""",
 )
 
@@ -100,7 +87,6 @@ _ORT = _shell(
     "ONNX Runtime, here or (by adb) on a phone; EP is cpu, qnn, xnnpack, coreml, nnapi, cuda.",
     ': "${EP:=cpu}" "${RUNS:=50}"',
     "models/$name/onnx/model.onnx",
-    "model.onnx",
     """\
   rm -f results/.profile_*
   onnxruntime_perf_test -e "$EP" -I -m times -r "$RUNS" -p results/.profile "$model"
@@ -115,7 +101,6 @@ _IREE = _shell(
     ': "${TARGET:=local}" "${DEVICE:=local-task}" "${REPETITIONS:=20}"\n'
     ': "${FLAGS:=--iree-hal-local-target-device-backends=llvm-cpu --iree-llvmcpu-target-cpu=host}"',
     "models/$name/stablehlo/model.mlirbc",
-    "model.mlirbc",
     """\
   # shellcheck disable=SC2086
   iree-compile --iree-input-type=stablehlo --iree-hal-target-device="$TARGET" $FLAGS \
@@ -123,7 +108,8 @@ _IREE = _shell(
   # shellcheck disable=SC2046
   iree-benchmark-module --module="models/$name/stablehlo/model.vmfb" --device="$DEVICE" \
 --function=main $(python3 subject.py inputs "$name") --benchmark_repetitions="$REPETITIONS" \
---benchmark_format=json > "results/$name.iree.json\"""",
+--benchmark_context=runtime="IREE:$TARGET:$DEVICE" --benchmark_format=json \
+> "results/$name.iree.json\"""",
 )
 
 _COREML = '''\
@@ -139,6 +125,7 @@ import asyncio
 import csv
 import hashlib
 import json
+import platform
 import statistics
 from pathlib import Path
 
@@ -172,7 +159,7 @@ def converted(artifact: bytes, units: str):
 
 
 async def main(args) -> None:
-    device, label = None, "this Mac"
+    device, label = None, platform.node()
     if args.iphone:
         device = Device.get_connected_devices(DeviceType.IPHONE)[0]
         label = device.name
@@ -192,15 +179,15 @@ async def main(args) -> None:
         with (HERE / "results" / f"{name}.coreml.csv").open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(
-                ["name", "ms", "stat", "runs", "samples_ms", "note", "version:coremltools"]
+                ["name", "ms", "stat", "samples_ms", "device", "runtime", "version:coremltools"]
             )
             rows.writerow([
                 name,
                 statistics.median(measured.samples),
                 "median",
-                len(measured.samples),
                 " ".join(map(str, measured.samples)),
-                f"{args.units} on {label}",
+                label,
+                f"Core ML {args.units}",
                 ct.__version__,
             ])
         (HERE / "results" / f"{name}.coreml.sha256").write_text(found + "\\n")
@@ -250,6 +237,7 @@ def main(args) -> None:
         )
         job = hub.submit_profile_job(model=compiled.get_target_model(), device=device)
         profile = job.download_profile()
+        profile["stated"] = {"device": args.device, "runtime": f"AI Hub {args.runtime}"}
         (HERE / "results" / f"{name}.aihub.json").write_text(json.dumps(profile))
         (HERE / "results" / f"{name}.aihub.sha256").write_text(found + "\\n")
 
@@ -264,8 +252,13 @@ if __name__ == "__main__":
 _NO_ONNX = "This folder was written without ONNX; write it again with the `export` extra installed."
 _NO_STABLEHLO = "This folder was written without StableHLO; write it again with that format."
 
+_LITERT_CPU = Tool(
+    "litert", "LiteRT CPU", "litert", "run-litert.sh", _ONNX_TO_LITERT, _LITERT, "onnx"
+)
+
 TOOLS: Mapping[str, Tool] = {
-    "litert": Tool("litert", "LiteRT", "litert", "run-litert.sh", _ONNX_TO_LITERT, _LITERT, "onnx"),
+    "litert": _LITERT_CPU,
+    "litertgpu": dataclasses.replace(_LITERT_CPU, runtime="LiteRT GPU, half precision"),
     "onnxruntime": Tool(
         "onnx", "ONNX Runtime", "onnxruntime", "run-onnxruntime.sh", _NO_ONNX, _ORT
     ),
@@ -277,9 +270,10 @@ TOOLS: Mapping[str, Tool] = {
 SUBJECT = '''\
 """What the scripts read of manifest.json.
 
-python3 subject.py hash NAME FORMAT: of its model; python3 subject.py inputs NAME: its inputs as
-iree-benchmark-module takes them.
+python3 subject.py hash NAME FORMAT: the hash of its model, which has to be the one that was
+written; python3 subject.py inputs NAME: its inputs as iree-benchmark-module takes them.
 """
+import hashlib
 import json
 import sys
 
@@ -287,11 +281,15 @@ KINDS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int32": "i32"}
 verb, name, *rest = sys.argv[1:]
 subject = json.load(open("manifest.json"))["subjects"][name]
 if verb == "hash":
-    print(subject["files"][rest[0]]["sha256"])
+    if rest[0] not in subject["files"]:
+        sys.exit("no " + rest[0] + " of " + name + " was written")
+    written = subject["files"][rest[0]]
+    found = hashlib.sha256(open(written["file"], "rb").read()).hexdigest()
+    if found != written["sha256"]:
+        sys.exit(written["file"] + " is not the one that was written")
+    print(found)
 else:
-    inputs = subject["inputs"]
-    shapes = [inputs[key] for key in sorted(inputs)] if isinstance(inputs, dict) else inputs
-    for sizes, kind in shapes:
+    for sizes, kind in subject["arguments"].values():
         value = "1" if kind.startswith("int") else "0.5"
         print("--input=" + "x".join([*map(str, sizes), KINDS[kind]]) + "=" + value)
 '''

@@ -34,7 +34,6 @@ class Kind(enum.StrEnum):
 
 KINDS = tuple(Kind)
 _WITH_WEIGHTS = {Kind.CONV, Kind.GROUPED, Kind.DENSE, Kind.DEPTHWISE}
-_POOLING = {Kind.MEAN, Kind.MAX_POOL, Kind.AVERAGE_POOL}
 LINKS = ("add", "mul", "relu", "sigmoid", "hard_swish", "minimum")
 
 
@@ -67,11 +66,9 @@ class Kernel:
     @property
     def macs(self) -> float:
         """Multiply-accumulates, or element operations of what multiplies nothing."""
-        per_output = self.window**2 if self.kind not in _POOLING | {Kind.CONCAT} else 1
+        per_output = 1.0 if self.kind is Kind.CONCAT else float(self.window**2)
         if self.kind in (Kind.CONV, Kind.GROUPED, Kind.DENSE):
             per_output *= self.channels_in / self.groups
-        if self.kind in _POOLING:
-            per_output = self.window**2
         return float(self.pixels_out * self.channels_out * per_output)
 
     @property

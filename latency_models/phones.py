@@ -7,6 +7,7 @@ and to run what no profile lists.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -68,6 +69,11 @@ class Predictor:
                 "fit it again"
             )
 
+    @property
+    def known(self) -> set[Kind]:
+        """Kinds that were measured."""
+        return {kind for kind, rates in zip(KINDS, self.rooflines, strict=True) if rates[0] >= 0}
+
     def kernels(self, kernels: Sequence[Kernel]) -> list[Latency]:
         """Latencies of the kernels, each by itself. Raises `ValueError` on kinds never measured."""
         if not kernels:
@@ -87,14 +93,12 @@ class Predictor:
 
     def _logs(self, kernels: Sequence[Kernel]) -> tuple[np.ndarray, np.ndarray]:
         kinds = strata(kernels)
-        base = (work(kernels) * self.rooflines[kinds]).sum(axis=1)
-        if not np.isfinite(base).all():
-            unknown = sorted({KINDS[k] for k in kinds[~np.isfinite(base)].tolist()})
-            known = [KINDS[k] for k in np.flatnonzero(np.isfinite(self.rooflines[:, 0])).tolist()]
+        if unknown := {kernel.kind for kernel in kernels} - self.known:
             raise ValueError(
-                f"no {', '.join(unknown)} was measured on this device; measured were "
-                f"{', '.join(known)}"
+                f"no {', '.join(sorted(unknown))} was measured on this device; measured were "
+                f"{', '.join(sorted(self.known))}"
             )
+        base = (work(kernels) * self.rooflines[kinds]).sum(axis=1)
         mean, std = self.regressor(features(kernels), kinds)
         return np.log(base) + mean, std
 
@@ -265,19 +269,27 @@ class PhoneGpu(LatencyModel):
 
     def predict(self, calls: Iterable[Call]) -> Latency:
         counts = Counter(calls)
-        prices = [self._price(call) for call in counts]
+        prices = self._prices(tuple(counts))
         ms = math.fsum(n * price.ms for n, price in zip(counts.values(), prices, strict=True))
         # Errors of kernels beyond what was measured go together; so does that of the overhead.
         std = math.fsum(n * price.std for n, price in zip(counts.values(), prices, strict=True))
         return Latency(ms, math.hypot(std, self.predictor.overhead.std * ms))
 
-    def _price(self, call: Call) -> Latency:
-        found, rates = self._as_run(graph(call)), self.predictor.overhead
-        try:
-            kernels = self.predictor.kernels(found.kernels)
-        except ValueError as error:
-            raise UnknownCall(f"{call} cannot be priced: {error}") from error
-        reach = Reach(self.macs, self.elements)
+    def _prices(self, calls: Sequence[Call]) -> list[Latency]:
+        graphs = [self._as_run(graph(call)) for call in calls]
+        for call, found in zip(calls, graphs, strict=True):
+            unknown = {kernel.kind for kernel in found.kernels} - self.predictor.known
+            if unknown:
+                raise UnknownCall(
+                    f"{call} cannot be priced: no {', '.join(sorted(unknown))} was measured on "
+                    f"this device; measured were {', '.join(sorted(self.predictor.known))}"
+                )
+        # All at once: the trees are slow to start and fast to run.
+        kernels = iter(self.predictor.kernels([k for found in graphs for k in found.kernels]))
+        return [self._price(g, list(itertools.islice(kernels, len(g.kernels)))) for g in graphs]
+
+    def _price(self, found: Graph, kernels: Sequence[Latency]) -> Latency:
+        rates, reach = self.predictor.overhead, Reach(self.macs, self.elements)
         far = [reach.beyond(kernel) for kernel in found.kernels]
         near = [k.std for k, out in zip(kernels, far, strict=True) if not out]
         wide = math.fsum(self.beyond * k.ms for k, out in zip(kernels, far, strict=True) if out)

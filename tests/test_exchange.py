@@ -3,23 +3,34 @@
 import ast
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import jax
 import numpy as np
+import onnxruntime
 import pytest
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo as dialect
 
 from latency_models import exchange
-from latency_models.exchange import MANIFEST, RESULTS, digest, read, stablehlo, tables, write
+from latency_models.exchange import (
+    MANIFEST,
+    RESULTS,
+    digest,
+    onnx,
+    read,
+    stablehlo,
+    tables,
+    write,
+)
 from latency_models.exchange_tools import TOOLS
 from latency_models.importers import Malformed
 from latency_models.latency import Whole
 from latency_models.provenance import Method
+from latency_models.runtimes import drawn
 from search_spaces.blocks import Conv, NormSiLU
+from search_spaces.export.part import Part
 from search_spaces.ops import Call
 from search_spaces.program import Step
 
@@ -34,17 +45,17 @@ GIVEN = {"device": "A Phone", "version:os": "14"}
 SAID = "count=50 first=510 curr=500 min=480 max=700 avg={avg} std=20\n"
 
 
-def plain(subject, folder: Path) -> Path:
-    """A writer whose file only says which subject it is."""
+def plain(part: Part, folder: Path) -> Path:
+    """A writer whose file only says which network it is of."""
     path = folder / "model.onnx"
-    path.write_text(repr(subject))
+    path.write_text(repr(part.program))
     return path
 
 
 @pytest.fixture
 def folder(tmp_path):
     out = tmp_path / "models"
-    write(out, SUBJECTS, {"onnx": plain}, precision="fp16", attention="as written")
+    write(out, SUBJECTS, {"onnx": plain}, precision="float16", attention="as written")
     return out
 
 
@@ -71,7 +82,7 @@ def test_what_was_measured_comes_back_and_what_was_not_is_named(folder):
     assert first.latency.ms == pytest.approx(0.502)
     assert first.latency.std == pytest.approx(0.02 / np.sqrt(50))
     said = first.provenance
-    assert (said.device, said.runtime, said.precision) == ("A Phone", "LiteRT", "fp16")
+    assert (said.device, said.runtime, said.precision) == ("A Phone", "LiteRT CPU", "float16")
     assert (said.attention, said.method) == ("as written", Method.MEASURED)
     assert dict(said.versions) == {"os": "14", "statistic": "mean"}
     assert said.source.endswith("conv.litert.txt")
@@ -86,7 +97,7 @@ def test_numbers_of_different_provenance_are_kept_apart(folder):
         measured(folder, name, "aihub", json.dumps(JOB), "json")
     grouped = tables(read(folder, given=GIVEN))
     assert {p.runtime: (len(t.rows), len(n)) for p, (t, n) in grouped.items()} == {
-        "LiteRT": (1, 0),
+        "LiteRT CPU": (1, 0),
         "Qualcomm AI Hub": (1, 1),
     }
     for table, networks in grouped.values():
@@ -127,6 +138,15 @@ def test_a_result_of_what_is_not_in_the_manifest_is_refused(folder, name):
         read(folder, given=GIVEN)
 
 
+def test_a_runtime_that_the_file_names_is_the_one(folder):
+    job = {**JOB, "stated": {"device": "A Phone", "runtime": "AI Hub qnn_dlc"}}
+    measured(folder, "conv", "aihub", json.dumps(job), "json")
+    (row,) = read(folder, given={}).rows
+    assert (row.provenance.device, row.provenance.runtime) == ("A Phone", "AI Hub qnn_dlc")
+    with pytest.raises(ValueError, match="device=A Phone"):
+        read(folder, given={"device": "Another"})
+
+
 def test_one_malformed_result_means_that_nothing_is_read(folder):
     measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
     measured(folder, "net", "litert", SAID.format(avg="soon"), "txt")
@@ -138,7 +158,7 @@ def test_what_no_file_says_has_to_be_given_and_what_one_says_may_not_differ(fold
     measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
     with pytest.raises(ValueError, match="does not say the device"):
         read(folder, given={})
-    with pytest.raises(ValueError, match=r"precision is 'fp16'.*you say 'int8'"):
+    with pytest.raises(ValueError, match=r"precision is 'float16'.*you say 'int8'"):
         read(folder, given={**GIVEN, "precision": "int8"})
 
 
@@ -148,7 +168,8 @@ def test_the_folder_says_what_could_not_be_written_and_what_to_run(folder):
     assert "onnx2tf -i models/NAME/onnx/model.onnx" in manifest["not written here"]["litert"]
     assert "onnx2tf" in (folder / "README.md").read_text()
     assert manifest["subjects"]["net"]["batch"] == 1
-    assert manifest["precision"] == "fp16" and manifest["attention"] == "as written"
+    assert manifest["subjects"]["net"]["precision"] == "float16"
+    assert manifest["attention"] == "as written"
     file = manifest["subjects"]["conv"]["files"]["onnx"]
     assert digest(folder / file["file"]) == file["sha256"]
 
@@ -194,6 +215,11 @@ def test_a_script_leaves_what_can_be_imported(folder, tmp_path):
     rows, missing = read(folder, given=GIVEN)
     assert [row.name for row in rows] == ["conv", "net"] and missing == {"litert": ()}
     assert [op.op for op in rows[0].ops] == ["ADD"]
+    # The GPU is another runtime.
+    environment["GPU"] = "true"
+    assert run().returncode == 0
+    found = {row.provenance.runtime for row in read(folder, given=GIVEN).rows}
+    assert found == {"LiteRT CPU", "LiteRT GPU, half precision"}
     # A model that changed since it was written is not measured.
     (folder / "models" / "conv" / "onnx" / "model.onnx").write_text("another")
     assert run().returncode != 0
@@ -203,7 +229,7 @@ def test_stablehlo_goes_out_with_its_weights(tmp_path):
     for name, subject in SUBJECTS.items():
         place = tmp_path / name
         place.mkdir()
-        path = stablehlo(subject, place)
+        path = stablehlo(drawn(subject), place)
         with ir.Context() as context:
             module = dialect.deserialize_portable_artifact(context, path.read_bytes())
             text = str(module)
@@ -214,19 +240,19 @@ def test_stablehlo_goes_out_with_its_weights(tmp_path):
 
 def test_inputs_are_spelled_for_iree(tmp_path):
     out = tmp_path / "models"
-    write(out, SUBJECTS, {"stablehlo": stablehlo}, precision="fp32", attention="as written")
+    write(out, SUBJECTS, {"stablehlo": stablehlo}, precision="float16")
     for name in SUBJECTS:
         said = subprocess.run(
             ["python3", "subject.py", "inputs", name], cwd=out, capture_output=True, text=True
         )
-        assert said.stdout == "--input=1x8x8x4xf32=0.5\n"
+        assert said.stdout == "--input=1x8x8x4xf16=0.5\n"
 
 
 def test_what_cannot_be_written_leaves_no_folder(tmp_path):
     out = tmp_path / "models"
 
     def write_to(subjects, writers):
-        write(out, subjects, writers, precision="fp16", attention="as written")
+        write(out, subjects, writers)
 
     with pytest.raises(ValueError, match="name no files"):
         write_to({"a/b": CONV}, {"onnx": plain})
@@ -253,11 +279,24 @@ def test_the_manifest_holds_subjects_that_are_read_back_equal(folder):
         read(folder, given=GIVEN)
 
 
-def test_a_folder_of_files_has_one_hash(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x").write_text("1")
-    before = digest(tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert digest(tmp_path / "b") == before
-    (tmp_path / "b" / "x").rename(tmp_path / "b" / "y")
-    assert digest(tmp_path / "b") != before
+def test_onnx_that_goes_out_is_what_the_runtime_runs_and_profiles(tmp_path):
+    """What `onnxruntime_perf_test -p` writes is what the runtime's own profiler does."""
+    out = tmp_path / "models"
+    manifest = write(out, SUBJECTS, {"onnx": onnx})
+    for name in SUBJECTS:
+        file = out / manifest["subjects"][name]["files"]["onnx"]["file"]
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / name)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        arguments = manifest["subjects"][name]["arguments"]
+        values = {key: np.ones(sizes, kind) for key, (sizes, kind) in arguments.items()}
+        for _ in range(3):
+            session.run(None, values)
+        said = Path(session.end_profiling()).read_text()
+        measured(out, name, "onnxruntime", said, "json")
+    rows, missing = read(out, given=GIVEN)
+    assert missing == {"onnxruntime": ()}
+    assert [row.subject for row in rows] == [CONV, NET]
+    assert "Conv" in {op.op for op in rows[0].ops}
+    assert rows[0].provenance.precision == "float32"
+    assert rows[0].provenance.runtime == "ONNX Runtime, CPUExecutionProvider"

@@ -157,7 +157,12 @@ def test_features_and_work_are_of_shapes_alone():
     kernel = Kernel(Kind.CONV, 100, 64, 4, 16, window=3)
     assert work([kernel]).tolist() == [[1.0, 64 * 16 * 9 * 4, 400 + 576 + 1024]]
     assert np.isfinite(features([kernel])).all()
+    pooled = dataclasses.replace(kernel, kind=Kind.MAX_POOL, channels_out=4)
+    assert work([pooled]).tolist() == [[1.0, 64 * 4 * 9, 400 + 256]]
+    depthwise = dataclasses.replace(kernel, kind=Kind.DEPTHWISE, channels_out=8)
+    assert work([depthwise]).tolist() == [[1.0, 64 * 8 * 9, 400 + 8 * 9 + 512]]
     joined = dataclasses.replace(kernel, kind=Kind.CONCAT, channels_out=4)
+    assert work([joined]).tolist() == [[1.0, 64 * 4, 400 + 256]]
     assert not (features([kernel]) == features([joined])).all()
     with pytest.raises(ValueError, match="links"):
         dataclasses.replace(kernel, links=("sofmax",))
@@ -233,7 +238,9 @@ def test_what_was_left_out_is_further_off_than_what_was_fitted(fitted):
 
 
 def test_a_kind_that_was_never_measured_is_an_error(fitted):
-    with pytest.raises(ValueError, match=r"no max pooling was measured.*measured were convolution"):
+    with pytest.raises(
+        ValueError, match=r"no max pooling was measured.*measured were concatenation, convolution"
+    ):
         fitted.predictor.kernels([Kernel(Kind.MAX_POOL, 64, 16, 8, 8, window=2, stride=2)])
     assert fitted.predictor.kernels([]) == []
 
