@@ -2,24 +2,18 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from latency_models import store
-from latency_models.device import local
-from latency_models.latency import Latency, LatencyModel
-from latency_models.measure import Plan, Progress, measure_all, measure_calls, prepare_network
-from latency_models.table import Table, profile
-from search_spaces.ops import Call, Shape
-from search_spaces.program import Program, calls
-
-
-class Whole(NamedTuple):
-    """A network to be measured as a whole."""
-
-    program: Program
-    inputs: Mapping[str, Shape]
+from latency_models.latency import Latency, LatencyModel, Whole
+from latency_models.measure import Plan, Progress, Target, TooNoisy, measure_subjects
+from latency_models.provenance import Method, Provenance
+from latency_models.runtimes import CACHE, Runtime
+from latency_models.runtimes.xla import XLA
+from latency_models.table import EMPTY, Table, profile
+from search_spaces.ops import Call
+from search_spaces.program import calls
 
 
 class Bench(abc.ABC):
@@ -27,8 +21,8 @@ class Bench(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def provenance(self) -> dict[str, str | int]:
-        """Device, software and method: what the numbers hold for."""
+    def provenance(self) -> Provenance:
+        """What the numbers hold for, and how they are come by."""
 
     @abc.abstractmethod
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
@@ -39,44 +33,50 @@ class Bench(abc.ABC):
         """Latencies of whole networks, in their order, measured in turns."""
 
 
-CACHE = Path.home() / ".cache" / "nas"
-"""Where this machine's latencies are kept, unless asked otherwise."""
-
 # Rounds tell a slow minute from a slow op: see `Plan`.
 CALLS = Plan(seconds=12.0, rounds=4, repeats=5)
 NETWORKS = Plan(seconds=8.0, rounds=4, repeats=5)
+# What is kept and compared for long: it is sure, or it is an error.
+CAREFUL = Plan(seconds=12.0, rounds=6, repeats=5, target=Target())
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalBench(Bench):
-    """This machine, by wall clock. Calls measured once are kept in a file under `cache`."""
+    """This machine, by wall clock. Calls measured once are kept in a file under `cache`, one for
+    each provenance. Raises `TooNoisy` where a plan has a target that is missed; what is sure by
+    then is kept."""
 
-    cache: Path
+    cache: Path = CACHE
     call_plan: Plan = CALLS
     network_plan: Plan = NETWORKS
+    runtime: Runtime = XLA()
 
     @property
-    def provenance(self) -> dict[str, str | int]:
-        return {**dataclasses.asdict(local()), "method": "measured"}
+    def provenance(self) -> Provenance:
+        return self.runtime.provenance
 
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
-        wanted, device = tuple(dict.fromkeys(wanted)), local()
-        path = store.file(self.cache, device)
-        known = store.read(path, device)
-        found = profile(
-            wanted, known, measure=lambda missing: measure_calls(missing, self.call_plan, progress)
-        )
+        wanted, provenance = tuple(dict.fromkeys(wanted)), self.provenance
+        path = store.file(self.cache, provenance)
+        known = store.read(path, provenance).table
+
+        def measured(missing: Sequence[Call]) -> list[Latency]:
+            try:
+                return measure_subjects(missing, self.call_plan, progress, self.runtime)
+            except TooNoisy as noisy:
+                pairs = zip(missing, noisy.latencies, strict=True)
+                sure = Table({call: latency for call, latency in pairs if latency is not None})
+                if sure != EMPTY:
+                    store.write(path, provenance, sure)
+                raise
+
+        found = profile(wanted, known, measure=measured)
         if found.rows != known.rows:
-            store.write(path, found, device)
+            store.write(path, provenance, found)
         return Table({call: found.rows[call] for call in wanted})
 
     def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
-        runs = []
-        for whole in wanted:
-            runs.append(prepare_network(whole.program, whole.inputs))
-            if progress:
-                progress("compile", len(runs) / len(wanted))
-        return measure_all(runs, self.network_plan, progress)
+        return measure_subjects(wanted, self.network_plan, progress, self.runtime)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +86,16 @@ class ModelBench(Bench):
     model: LatencyModel
 
     @property
-    def provenance(self) -> dict[str, str | int]:
-        return {"method": "predicted", "model": repr(self.model)}
+    def provenance(self) -> Provenance:
+        return Provenance(
+            device="a model of a device",
+            runtime=repr(self.model),
+            versions=(),
+            precision="as modelled",
+            attention="as modelled",
+            threads=None,
+            method=Method.PREDICTED,
+        )
 
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
         return Table({call: self.model.predict([call]) for call in wanted})

@@ -2,20 +2,39 @@
 
 import abc
 import math
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from search_spaces.ops import Call
+from scipy.special import stdtrit
+
+from search_spaces.ops import Call, Shape
+from search_spaces.program import Program
+
+
+class Whole(NamedTuple):
+    """A network as one: compiled, run and priced as a whole, and not call by call."""
+
+    program: Program
+    inputs: Mapping[str, Shape]
+
+
+PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 
 class Spread(NamedTuple):
     """What lies behind a measured latency: `repeats` runs, and their quantiles.
 
-    The quantiles are at the probabilities `measure.PROBABILITIES`, least first.
+    The quantiles are at the probabilities `PROBABILITIES`, least first.
     """
 
     repeats: int
     quantiles_ms: tuple[float, ...]
+
+    @property
+    def p90(self) -> float:
+        """What nine of ten runs kept to, in milliseconds."""
+        return self.quantiles_ms[PROBABILITIES.index(0.9)]
 
 
 class Latency(NamedTuple):
@@ -27,6 +46,22 @@ class Latency(NamedTuple):
     ms: float
     std: float
     spread: Spread | None = None
+
+    def half_width(self, confidence: float = 0.95) -> float:
+        """How far the truth may be to either side, in milliseconds.
+
+        Predictions are off normally. A measurement's error is found from the measurements, so it is
+        itself uncertain, and Student's distribution with five degrees of freedom is what then holds
+        the truth as often as it says, for five rounds as for fifty.
+        """
+        if self.spread is None:
+            return statistics.NormalDist().inv_cdf(0.5 + confidence / 2) * self.std
+        return float(stdtrit(5, 0.5 + confidence / 2)) * self.std
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """The milliseconds that hold the truth with this confidence."""
+        aside = self.half_width(confidence)
+        return self.ms - aside, self.ms + aside
 
     def __str__(self) -> str:
         return f"{self.ms:.3f} ± {self.std:.3f} ms"

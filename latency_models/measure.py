@@ -1,4 +1,4 @@
-"""Wall-clock latency on the local device, of calls and of whole networks alike.
+"""Wall-clock latency on this machine, of calls and of whole networks alike, by any runtime.
 
 Things that will be compared are measured in turns (A B C A B C ...), so that a machine that slows
 down meanwhile slows all of them and their ratios hold.
@@ -9,21 +9,57 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
-from latency_models.latency import Latency, Spread
-from search_spaces.ops import Call, Shape, model
-from search_spaces.program import Program, network
+from latency_models.latency import PROBABILITIES, Latency, Spread, Whole
+from latency_models.runtimes import Run, Runtime, Subject
+from latency_models.runtimes.xla import XLA
+from search_spaces.ops import Call, Shape
+from search_spaces.program import Program
 
-Run: TypeAlias = Callable[[], None]
 # Is told what is being done ("compile", "measure") and the share of it that is done.
 Progress: TypeAlias = Callable[[str, float], None]
 
-PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+def throttled() -> int | None:
+    """How often this machine's cores have slowed down for heat since it started; none where the
+    kernel does not say, as in virtual machines."""
+    counters = Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/*_throttle_count")
+    counts = [int(counter.read_text()) for counter in counters]
+    return sum(counts) if counts else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How sure a measurement has to be, and when it says that it cannot be.
+
+    Rounds are added until `confidence` holds for the estimate within `relative` of itself, or until
+    `limit_s` seconds are over. What is then still further off than `useless`, or became slower or
+    faster by more than `drift` from the first third of the rounds to the last, steadily, means
+    nothing.
+    """
+
+    relative: float = 0.02
+    """Half the width of the interval that is wanted, as a share of the latency."""
+    confidence: float = 0.95
+    """Of that interval."""
+    limit_s: float = 120.0
+    """Seconds after which no round is added, for all that is measured in turns."""
+    useless: float = 0.1
+    """Half the width from which on a latency is refused."""
+    drift: float = 0.05
+    """Change from the first to the last third of the rounds from which on it is refused."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.confidence < 1 and 0 < self.relative <= self.useless and self.drift > 0):
+            raise ValueError(
+                f"{self}: a confidence is between 0 and 1, and the accuracy that is wanted is no "
+                "coarser than the one that is useless"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +70,10 @@ class Plan:
     `pause_s` between them. However slow the runs, every round takes at least `repeats` of each.
     Rounds tell a machine's slow minutes from a slow op: with two or more, the estimate is the
     median of the rounds' medians, and its error is how far those differ.
+
+    Without a `target` whatever comes out is reported, with its error. With one, there are more
+    rounds where they are needed, and `TooNoisy` is raised where they do not help. `throttled`
+    counts the times that the machine slowed down for heat.
     """
 
     seconds: float = 1.0
@@ -41,8 +81,10 @@ class Plan:
     repeats: int = 10
     warmup: int = 3
     pause_s: float = 0.0
+    target: Target | None = None
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
+    throttled: Callable[[], int | None] = throttled
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.repeats < 1 or self.rounds * self.repeats < 2:
@@ -50,52 +92,110 @@ class Plan:
                 f"{self.rounds} rounds of {self.repeats} repeats have no spread; "
                 "an error bar takes at least two runs"
             )
+        if self.target and self.rounds < 5:
+            raise ValueError(
+                f"{self.rounds} rounds cannot tell a drift from chance; "
+                "a plan with a target has at least five"
+            )
 
 
 PLAN = Plan()
 
 
-def measure(call: Call, plan: Plan = PLAN) -> Latency:
+class TooNoisy(ValueError):
+    """Measurements came out too uncertain to mean anything. `latencies` are those that did not, in
+    their order, with none in place of the others; `reasons` say why of those, and none of these."""
+
+    def __init__(
+        self, message: str, latencies: Sequence[Latency | None], reasons: Sequence[str | None]
+    ):
+        super().__init__(message)
+        self.latencies, self.reasons = tuple(latencies), tuple(reasons)
+
+
+ADVICE = (
+    "end what else runs on this machine, pin cores and threads, or give it more time (limit_s) or "
+    "longer pauses (pause_s)"
+)
+"""What to do where measurements are too noisy."""
+
+
+def measure(call: Call, plan: Plan = PLAN, runtime: Runtime = XLA()) -> Latency:
     """Latency of one forward pass of `call`."""
-    return measure_all([prepare(call)], plan)[0]
+    return measure_subjects([call], plan, runtime=runtime)[0]
 
 
-def measure_network(program: Program, inputs: Mapping[str, Shape], plan: Plan = PLAN) -> Latency:
+def measure_network(
+    program: Program,
+    inputs: Mapping[str, Shape],
+    plan: Plan = PLAN,
+    runtime: Runtime = XLA(),
+) -> Latency:
     """Latency of one forward pass of the whole program, compiled as one."""
-    return measure_all([prepare_network(program, inputs)], plan)[0]
+    return measure_subjects([Whole(program, inputs)], plan, runtime=runtime)[0]
 
 
-def measure_calls(
-    calls: Iterable[Call], plan: Plan = PLAN, progress: Progress | None = None
+def measure_subjects(
+    subjects: Iterable[Subject],
+    plan: Plan = PLAN,
+    progress: Progress | None = None,
+    runtime: Runtime = XLA(),
 ) -> list[Latency]:
-    """Latencies of the calls, in their order: all are compiled first, then measured in turns."""
-    calls, runs = tuple(calls), []
-    for call in calls:
-        runs.append(prepare(call))
+    """Latencies of calls and whole networks, in their order: all are compiled first, then measured
+    in turns."""
+    subjects, runs = tuple(subjects), []
+    for subject in subjects:
+        runs.append(runtime.prepare(subject).run)
         if progress:
-            progress("compile", len(runs) / len(calls))
+            progress("compile", len(runs) / len(subjects))
     return measure_all(runs, plan, progress)
 
 
 def measure_all(
     runs: Sequence[Run], plan: Plan = PLAN, progress: Progress | None = None
 ) -> list[Latency]:
-    """Latencies of the runs, in their order, measured in turns. A run returns once it is done."""
+    """Latencies of the runs, in their order, measured in turns. A run returns once it is done.
+
+    Raises `TooNoisy` as the plan's target asks.
+    """
     if not runs:
         return []
+    heat = plan.throttled()
     for _, run in itertools.product(range(plan.warmup), runs):
         run()
-    rounds = []
+    begin = plan.clock()
+    rounds: list[list[np.ndarray]] = [[] for _ in runs]
     for number in range(plan.rounds):
-        if number and plan.pause_s:
-            plan.sleep(plan.pause_s)
-        turns = []
-        for turn, share in _turns(runs, plan):
-            turns.append(turn)
-            if progress:
-                progress("measure", (number + share) / plan.rounds)
-        rounds.append(np.array(turns))  # [turns, runs]
-    return [_summary([times[:, i] for times in rounds]) for i in range(len(runs))]
+        _round(range(len(runs)), number, runs, rounds, plan, progress)
+    found = [_summary(times) for times in rounds]
+    if plan.target is None:
+        return found
+    for number in itertools.count(plan.rounds):
+        wide = [i for i, times in enumerate(rounds) if not _sure(_summary(times), plan.target)]
+        if not wide or plan.clock() - begin >= plan.target.limit_s:
+            break
+        _round(wide, number, runs, rounds, plan, None)
+    return _meaningful(rounds, plan, _rise(heat, plan.throttled()))
+
+
+def _round(
+    which: Sequence[int],
+    number: int,
+    runs: Sequence[Run],
+    rounds: Sequence[list[np.ndarray]],
+    plan: Plan,
+    progress: Progress | None,
+) -> None:
+    """Measures some of the runs in turns, and adds the times of each to its rounds."""
+    if number and plan.pause_s:
+        plan.sleep(plan.pause_s)
+    turns = []
+    for turn, share in _turns([runs[i] for i in which], plan):
+        turns.append(turn)
+        if progress:
+            progress("measure", (number + share) / plan.rounds)
+    for column, i in zip(np.array(turns).T, which, strict=True):
+        rounds[i].append(column)
 
 
 def _turns(runs: Sequence[Run], plan: Plan) -> Iterator[tuple[list[float], float]]:
@@ -118,11 +218,15 @@ def _timed(run: Run, clock: Callable[[], float]) -> float:
 
 def _summary(rounds: Sequence[np.ndarray]) -> Latency:
     samples = np.concatenate(rounds)
-    centres = np.array([np.median(times) for times in rounds]) if len(rounds) > 1 else samples
+    centres = _centres(rounds) if len(rounds) > 1 else samples
     quantiles = tuple(float(q) for q in np.quantile(samples, PROBABILITIES))
     return Latency(
         float(np.median(centres)), standard_error(centres), Spread(len(samples), quantiles)
     )
+
+
+def _centres(rounds: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([np.median(times) for times in rounds])
 
 
 def standard_error(samples: np.ndarray) -> float:
@@ -136,37 +240,55 @@ def standard_error(samples: np.ndarray) -> float:
     return float(high - low) / 2
 
 
-def prepare(call: Call) -> Run:
-    """Returns `call`, compiled, as a run."""
-    op = model(call)
-    return _prepared(op, op.initial(0), call.inputs)
+def _sure(latency: Latency, target: Target) -> bool:
+    return latency.half_width(target.confidence) <= target.relative * latency.ms
 
 
-def prepare_network(program: Program, inputs: Mapping[str, Shape]) -> Run:
-    """Returns the whole program, compiled as one, as a run."""
-    whole = network(program, inputs)
-    return _prepared(whole, whole.initial(0), (dict(inputs),))
+def _rise(before: int | None, after: int | None) -> int:
+    return after - before if before is not None and after is not None else 0
 
 
-def _prepared(
-    forward: Callable[..., Any], weights: Mapping[str, jax.Array], inputs: tuple[Any, ...]
-) -> Run:
-    rng = np.random.default_rng(0)
-    values = jax.device_put(jax.tree.map(lambda shape: draw(rng, shape), inputs))
-    compiled = jax.jit(forward).lower(weights, *values).compile()
+def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> list[Latency]:
+    """Latencies of the rounds of each run. Raises `TooNoisy` if one means nothing."""
+    target, found = plan.target, [_summary(times) for times in rounds]
+    assert target
+    if heat:
+        hot = f"the machine slowed itself down for heat {heat} times while this was measured"
+        raise TooNoisy(
+            f"{hot}; let it cool, and measure fewer things at once or with longer pauses (pause_s)",
+            [None] * len(found),
+            [hot] * len(found),
+        )
+    reasons = [
+        _meaningless(times, latency, target) for times, latency in zip(rounds, found, strict=True)
+    ]
+    if wrong := [reason for reason in reasons if reason]:
+        raise TooNoisy(
+            f"{len(wrong)} of {len(found)} measurements mean nothing, e.g. {wrong[0]}; {ADVICE}",
+            [None if reason else row for reason, row in zip(reasons, found, strict=True)],
+            reasons,
+        )
+    return found
 
-    def run() -> None:
-        jax.block_until_ready(compiled(weights, *values))
 
-    return run
+def _meaningless(rounds: Sequence[np.ndarray], latency: Latency, target: Target) -> str | None:
+    """Why a measurement says nothing; none where it does."""
+    moved, aside = drift(_centres(rounds)), latency.half_width(target.confidence) / latency.ms
+    if abs(moved) > target.drift:
+        way = "slower" if moved > 0 else "faster"
+        return f"{latency} became {abs(moved):.0%} {way} meanwhile, of {target.drift:.0%} allowed"
+    if aside > target.useless:
+        runs = latency.spread.repeats if latency.spread else 0
+        known = f"within {aside:.0%} at {target.confidence:.0%}"
+        return f"{latency} is known {known} after {runs} runs, of {target.useless:.0%} allowed"
+    return None
 
 
-def draw(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Draws an input on the host: normal numbers, or zeros and ones where it holds integers.
-
-    Normal numbers, since some hardware multiplies zeros faster; zeros and ones, since those are
-    indices into any table but the trivial one.
-    """
-    if jnp.issubdtype(shape.dtype, jnp.inexact):
-        return rng.standard_normal(shape.shape).astype(shape.dtype)
-    return rng.integers(2, size=shape.shape).astype(shape.dtype)
+def drift(centres: np.ndarray) -> float:
+    """By how much the last third of the rounds is slower than the first, relative to the first;
+    nothing if that may be chance (Mann's test of a trend, at one in twenty)."""
+    trend: Any = stats.kendalltau(range(len(centres)), centres)
+    if not trend.pvalue < 0.05:  # Not a number where all are equal.
+        return 0.0
+    third = len(centres) // 3
+    return float(np.median(centres[-third:]) / np.median(centres[:third]) - 1)

@@ -1,83 +1,131 @@
-"""Tables on disk: a JSON file per device, with a header that says what the rows hold for.
+"""Measurements on disk: a JSON file of one provenance, with rows of calls and of whole networks.
 
-A file names its ops by import path and reading imports nothing, so import the modules that define
-them first (`search_spaces.blocks`, and those of plug-ins). Rows whose op is not known here are not
-read, but kept when the file is written again.
+Rows whose op is not known here are not read, but kept when the file is written again.
 """
 
 import contextlib
 import datetime
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-
-from latency_models.device import Device
-from latency_models.latency import Latency, Spread
 from latency_models.measure import PROBABILITIES
+from latency_models.provenance import Provenance
+from latency_models.rows import (
+    Network,
+    decode_network,
+    decode_op,
+    decode_row,
+    encode_network,
+    encode_row,
+)
 from latency_models.table import EMPTY, Table
-from search_spaces.ops import Call, Op
-from search_spaces.values import decode, encode
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-def file(folder: Path, device: Device) -> Path:
-    """Path of the table of `device`: another device, or another version, has another."""
-    return folder / f"latency-{device.platform}-{device.key}.json"
+class Measurements(NamedTuple):
+    """Rows of calls and of whole networks, all of one provenance."""
+
+    provenance: Provenance
+    table: Table
+    networks: tuple[Network, ...]
 
 
-def read(path: Path, device: Device) -> Table:
-    """Returns the table at `path`, empty if there is none.
+class _Content(NamedTuple):
+    """A file: what it holds, and its rows as they are written, each with its date."""
 
-    Raises `ValueError` if the file is damaged or holds for another device.
+    read: Measurements
+    rows: list[dict[str, Any]]
+    networks: list[dict[str, Any]]
+
+
+def file(folder: Path, provenance: Provenance) -> Path:
+    """Path of the table of `provenance`: another device, or another version, has another."""
+    runtime = "".join(c if c.isalnum() else "-" for c in provenance.runtime.lower())
+    return folder / f"latency-{runtime}-{provenance.key}.json"
+
+
+def load(path: Path) -> Measurements:
+    """What the file at `path` holds. Raises `ValueError` if there is none, or it is damaged."""
+    content = _read(path)
+    if content is None:
+        raise ValueError(f"no measurements at {path}; `nas profile` writes such a file")
+    return content.read
+
+
+def read(path: Path, provenance: Provenance) -> Measurements:
+    """What the file at `path` holds, nothing if there is none.
+
+    Raises `ValueError` if the file is damaged or holds for another provenance.
     """
-    return _read(path, device)[0]
+    return _of(path, provenance).read
 
 
-def write(path: Path, table: Table, device: Device) -> None:
-    """Adds the rows of `table` to the file at `path`, replacing those of equal calls.
+def write(
+    path: Path, provenance: Provenance, table: Table | None = None, networks: Iterable[Network] = ()
+) -> None:
+    """Adds rows to the file at `path`, replacing those of equal calls and of equal names.
 
     The file is replaced as a whole or not at all. Two processes that write at once keep the rows
-    of one of them. Raises `ValueError` if the file is damaged or holds for another device.
+    of one of them. Raises `ValueError` if the file is damaged or holds for another provenance.
     """
-    old, unknown = _read(path, device)
-    rows = [encode_row(call, row) for call, row in {**old.rows, **table.rows}.items()]
+    old = _of(path, provenance)
+    date = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    rows = {json.dumps([row["op"], row["inputs"]]): row for row in old.rows}
+    for call, latency in (table.rows if table else {}).items():
+        row = encode_row(call, latency)
+        key = json.dumps([row["op"], row["inputs"]])
+        if key not in rows or rows[key] != {**row, "date": rows[key].get("date")}:
+            rows[key] = row | date
+    named = {row["name"]: row for row in old.networks}
+    named |= {network.name: encode_network(network) | date for network in networks}
     header = {
         "schema": SCHEMA,
-        "device": encode(device),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "provenance": provenance.to_json(),
         "probabilities": PROBABILITIES,
     }
-    lines = ",\n".join(json.dumps(row, allow_nan=False) for row in [*rows, *unknown])
-    _replace(path, f'{json.dumps(header)[:-1]}, "rows": [\n{lines}\n]}}\n')
+    text = (
+        f'{json.dumps(header)[:-1]},\n "rows": {_lines(rows.values())},\n'
+        f' "networks": {_lines(named.values())}}}\n'
+    )
+    replace(path, text.encode())
 
 
-def _read(path: Path, device: Device) -> tuple[Table, list[dict[str, Any]]]:
-    """The table at `path`, and its rows, still encoded, whose op is not known here."""
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]"
+
+
+def _of(path: Path, provenance: Provenance) -> _Content:
+    """The content of the file, which must be of `provenance`."""
+    content = _read(path) or _Content(Measurements(provenance, EMPTY, ()), [], [])
+    if differences := provenance.differences(content.read.provenance):
+        raise ValueError(
+            f"{path} holds for another device or software ({'; '.join(differences)}); "
+            "use the file of this one, or delete it and measure again"
+        )
+    return content
+
+
+def _read(path: Path) -> _Content | None:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        return EMPTY, []
+        return None
     with _damage(path):
         content = json.loads(text)
-        schema, holds_for = content["schema"], content["device"]
+        schema = content["schema"]
     if schema != SCHEMA:
         raise ValueError(
             f"{path} has schema {schema!r}, this version reads {SCHEMA}; "
             "delete the file and measure again"
         )
-    if holds_for != encode(device):
-        raise ValueError(
-            f"{path} holds for another device ({_difference(holds_for, device)}); "
-            "use the file of this one, or delete it and measure again"
-        )
     with _damage(path):
-        return _decode_rows(content)
+        if tuple(content["probabilities"]) != PROBABILITIES:
+            raise ValueError(f"quantiles at {content['probabilities']}, not at {PROBABILITIES}")
+        return _Content(_decoded(content), content["rows"], content["networks"])
 
 
 @contextlib.contextmanager
@@ -91,92 +139,23 @@ def _damage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _difference(holds_for: Any, device: Device) -> str:
-    here = encode(device)
-    there = holds_for if isinstance(holds_for, dict) else {}
-    return ", ".join(
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(here.keys() | there.keys())
-        if there.get(name) != here.get(name)
+def _decoded(content: Mapping[str, Any]) -> Measurements:
+    calls = dict(decode_row(row) for row in content["rows"] if decode_op(row["op"]))
+    networks = tuple(
+        decode_network(row)
+        for row in content["networks"]
+        if all(decode_op(op) for _, op, _ in row["program"])
     )
+    return Measurements(Provenance.from_json(content["provenance"]), Table(calls), networks)
 
 
-def _decode_rows(content: Mapping[str, Any]) -> tuple[Table, list[dict[str, Any]]]:
-    if tuple(content["probabilities"]) != PROBABILITIES:
-        raise ValueError(f"quantiles at {content['probabilities']}, not at {PROBABILITIES}")
-    rows, unknown = {}, []
-    for row in content["rows"]:
-        if _decode_op(row["op"]) is None:
-            unknown.append(row)
-        else:
-            call, latency = decode_row(row)
-            rows[call] = latency
-    return Table(rows), unknown
-
-
-def decode_row(row: Mapping[str, Any]) -> tuple[Call, Latency]:
-    """Inverse of `encode_row`. Raises `ValueError` on an op that is not known here."""
-    inputs, latency, op = _decode_inputs(row["inputs"]), _decode_latency(row), _decode_op(row["op"])
-    if op is None:
-        raise ValueError(f"unknown op {row['op']}; import the module that defines it first")
-    return Call(op, inputs), latency
-
-
-def _decode_op(data: Any) -> Op | None:
-    """The op, or none if its class is not known here or has other fields."""
-    if not isinstance(data, dict) or not isinstance(data.get("type"), str):
-        raise ValueError(f"not an op: {data!r}")
-    try:
-        op = decode(data)
-    except ValueError:
-        return None
-    if not isinstance(op, Op):
-        raise ValueError(f"not an op: {op!r}")
-    return op
-
-
-def _decode_inputs(data: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-    for dims, _ in data:
-        if not all(isinstance(size, int) for size in dims):
-            raise ValueError(f"not a shape: {dims!r}")
-    return tuple(jax.ShapeDtypeStruct(tuple(dims), dtype) for dims, dtype in data)
-
-
-def _decode_latency(row: Mapping[str, Any]) -> Latency:
-    ms, std, repeats = row["ms"], row["std"], row["repeats"]
-    quantiles = tuple(row["quantiles_ms"])
-    if not all(math.isfinite(value) for value in (ms, std, *quantiles)) or ms <= 0 or std < 0:
-        raise ValueError(f"no latency: {ms!r} ± {std!r} ms, quantiles {quantiles}")
-    return Latency(ms, std, Spread(repeats, quantiles) if repeats else None)
-
-
-def encode_row(call: Call, latency: Latency) -> dict[str, Any]:
-    """The row of `call` as JSON. Raises `ValueError` on what would not be read back equal."""
-    spread = latency.spread or Spread(0, ())
-    row = {
-        "op": encode(call.op),
-        "inputs": [[list(shape.shape), str(shape.dtype)] for shape in call.inputs],
-        "ms": latency.ms,
-        "std": latency.std,
-        "repeats": spread.repeats,
-        "quantiles_ms": list(spread.quantiles_ms),
-    }
-    if (_decode_op(row["op"]), _decode_inputs(row["inputs"])) != call:
-        raise ValueError(
-            f"cannot store {call}: it would not be read back equal; define its op in a module, "
-            "as a frozen dataclass, and price it at plain shapes"
-        )
-    _decode_latency(row)
-    return row
-
-
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, content: bytes) -> None:
     """Writes beside `path` and renames, so a reader finds the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w") as stream:
-            stream.write(text)
+        with draft.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(draft, path)

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from latency_models.latency import Latency, LatencyModel, UnknownCall, total
-from latency_models.measure import measure_calls
+from latency_models.measure import measure_subjects
 from search_spaces.ops import Call
 
 
@@ -37,7 +37,7 @@ def profile(
     calls: Iterable[Call],
     known: Table = EMPTY,
     *,
-    measure: Callable[[Sequence[Call]], Sequence[Latency]] = measure_calls,
+    measure: Callable[[Sequence[Call]], Sequence[Latency]] = measure_subjects,
 ) -> Table:
     """Returns `known` with a row for each of `calls`; only what it lacks is measured, each once.
 

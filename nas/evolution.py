@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from latency_models import calibrate, store
+from latency_models import calibrate
 from latency_models.calibrate import Calibrated
 from latency_models.latency import Latency
+from latency_models.rows import decode_row
 from latency_models.table import Table
 from search_spaces.actions import Copy, Remove
 from search_spaces.program import calls
@@ -228,7 +229,7 @@ class Evolution:
 
     def read_profile(self, outcome: Outcome) -> tuple[Calibrated, Latency]:
         """The latency model that a profile gives, and the seed's latency measured as a whole."""
-        table = Table(dict(store.decode_row(row) for row in outcome["rows"]))
+        table = Table(dict(decode_row(row) for row in outcome["rows"]))
         networks = []
         for network in outcome["networks"]:
             spec = self.without(network["removed"])

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latency_models import store
-from latency_models.bench import Whole
+from latency_models.latency import Whole
+from latency_models.rows import encode_row
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
@@ -228,8 +228,8 @@ class Performer:
         found = self.recipe.bench.networks([*wholes, *others.values()], self.watch)
         measured, priced = found[: len(wholes)], found[len(wholes) :]
         return {
-            "provenance": self.recipe.bench.provenance,
-            "rows": [store.encode_row(call, row) for call, row in table.rows.items()],
+            "provenance": self.recipe.bench.provenance.to_json(),
+            "rows": [encode_row(call, row) for call, row in table.rows.items()],
             "networks": [
                 {"removed": _removed(seed, spec), "ms": latency.ms, "std": latency.std}
                 for spec, latency in zip(specs, measured, strict=True)

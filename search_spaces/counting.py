@@ -43,11 +43,9 @@ def macs(call: Call) -> Macs:
 def _macs(jaxpr: Jaxpr) -> Macs:
     found = NONE
     for equation in jaxpr.eqns:
-        kind, parts = equation.primitive.name, list(_inner(equation.params))
-        if kind == "conv_general_dilated":
-            found += Macs(_convolution(equation), 0)
-        elif kind == "dot_general":
-            found += _product(equation)
+        kind, parts = equation.primitive.name, list(nested(equation.params))
+        if kind in ("conv_general_dilated", "dot_general"):
+            found += macs_of(equation)
         elif kind == "while":
             raise ValueError(
                 "a loop of unknown length cannot be counted; write it as `jax.lax.scan`"
@@ -62,7 +60,14 @@ def _macs(jaxpr: Jaxpr) -> Macs:
     return found
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def macs_of(equation: Any) -> Macs:
+    """Multiply-accumulates of one convolution or product."""
+    if equation.primitive.name == "conv_general_dilated":
+        return Macs(_convolution(equation), 0)
+    return _product(equation)
+
+
+def nested(params: dict[str, Any]) -> Iterator[Jaxpr]:
     """Programs inside an equation, such as those of a jitted function or of a custom gradient.
 
     Of several spellings for several platforms it is the one for all others that is counted.
@@ -111,11 +116,11 @@ def _peak(jaxpr: Jaxpr, free: frozenset[Any]) -> int:
         for v in equation.invars:
             if isinstance(v, Var):
                 last[v] = max(index, last.get(v, index))
-    alive = {v: _bytes(v) for v in jaxpr.invars if v not in free}
+    alive = {v: nbytes(v) for v in jaxpr.invars if v not in free}
     peak = sum(alive.values())
     unpriced = set(free)
     for index, equation in enumerate(jaxpr.eqns):
-        made = {v: _bytes(v) for v in equation.outvars if v in last}
+        made = {v: nbytes(v) for v in equation.outvars if v in last}
         if all(isinstance(v, Literal) or v in unpriced for v in equation.invars):
             unpriced |= made.keys()  # Weights in another shape or precision.
             made = {}
@@ -128,7 +133,7 @@ def _peak(jaxpr: Jaxpr, free: frozenset[Any]) -> int:
                     if isinstance(v, Literal) or v in unpriced
                 ),
             )
-            for part in _inner(equation.params)
+            for part in nested(equation.params)
         ]
         here = sum(size for v, size in alive.items() if v not in equation.invars)
         outer = sum(alive.values()) + sum(made.values())
@@ -143,7 +148,8 @@ def _last(equation: Any, part: Jaxpr) -> list[Any]:
     return list(equation.invars)[len(equation.invars) - len(part.invars) :]
 
 
-def _bytes(v: Any) -> int:
+def nbytes(v: Any) -> int:
+    """Bytes of a variable of a program."""
     return math.prod(v.aval.shape) * v.aval.dtype.itemsize
 
 

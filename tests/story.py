@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from latency_models import store
-from latency_models.bench import Bench, Whole
-from latency_models.latency import Latency
+from latency_models.bench import Bench
+from latency_models.latency import Latency, Whole
+from latency_models.provenance import local
+from latency_models.rows import encode_row
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.evolution import (
@@ -43,8 +44,7 @@ HEADER: Mapping[str, Any] = {
     "settings": {"search": {"budget": "75%"}, "sampling": {"steps": 8, "sampler": None}},
 }
 PROMPTS = ("a red fox", "a tea pot", "an old clock", "two boats", "a map", "rain", "a key", "<b>")
-PROVENANCE = {"method": "measured", "platform": "cpu", "cpu": "Made-up CPU", "cores": 2}
-MODELLED = {"method": "predicted", "model": "Roofline(...)"}
+PROVENANCE = dataclasses.replace(local(), device="Made-up CPU", threads=2)
 
 
 def _random(*parts: object) -> np.random.Generator:
@@ -113,8 +113,8 @@ class Performer:
             measured = self._measured(tiny.without(seed, *gone))
             networks.append({"removed": gone, "ms": measured.ms, "std": measured.std})
         return {
-            "provenance": PROVENANCE if self.spread else MODELLED,
-            "rows": [store.encode_row(*row) for row in self.bench.table(wanted).rows.items()],
+            "provenance": (PROVENANCE if self.spread else self.bench.provenance).to_json(),
+            "rows": [encode_row(*row) for row in self.bench.table(wanted).rows.items()],
             "networks": networks,
             "picture": 8 * self.space.inputs["sample"].shape[1],
             "text_encoder": {"ms": 0.4, "std": 0.01, "parameters": 123_000},

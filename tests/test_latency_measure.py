@@ -1,23 +1,27 @@
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from latency_models.latency import Latency, Spread, Whole
 from latency_models.measure import (
     PROBABILITIES,
     Plan,
-    draw,
+    Target,
+    TooNoisy,
+    drift,
     measure,
     measure_all,
-    measure_calls,
     measure_network,
-    prepare,
-    prepare_network,
+    measure_subjects,
     standard_error,
 )
+from latency_models.runtimes import draw
+from latency_models.runtimes.xla import XLA
 from search_spaces.blocks import Conv, ResNet
 from search_spaces.model import Model
 from search_spaces.ops import Call
@@ -37,6 +41,7 @@ class Machine:
     log: str = ""
 
     def plan(self, seconds: float = 0.0, **options: Any) -> Plan:
+        options = {"throttled": lambda: None, **options}
         return Plan(seconds, **options, clock=lambda: self.now, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
@@ -149,11 +154,147 @@ def test_the_spread_is_kept():
 def test_progress_never_goes_back_and_ends_at_one():
     machine, told = Machine(), []
     plan = machine.plan(seconds=0.5, rounds=2)
-    measure_calls([CONV, RESNET], Plan(0.0, repeats=2), lambda *step: told.append(step))
+    measure_subjects([CONV, RESNET], Plan(0.0, repeats=2), lambda *step: told.append(step))
     measure_all(machine.runs(A=10), plan, lambda *step: told.append(step))
     assert told[:2] == [("compile", 0.5), ("compile", 1.0)]
     shares = [share for what, share in told[4:] if what == "measure"]
     assert shares == sorted(shares) and shares[-1] == 1.0 and shares[0] < 0.1
+
+
+class Noisy(Machine):
+    """Takes up to `amount` times as long, by chance and for whole rounds."""
+
+    def __init__(self, amount: float, seed: int = 0):
+        super().__init__()
+        self.amount, self.rng, self.factor = amount, np.random.default_rng(seed), {}
+
+    def slowness(self) -> float:
+        return self.factor.setdefault(self.slept, 1 + self.amount * self.rng.random())
+
+
+def noisy(amount: float, *, seed: int = 0, **target: Any) -> tuple[Noisy, Latency]:
+    machine = Noisy(amount, seed)
+    plan = machine.plan(repeats=5, rounds=6, pause_s=1e-9, warmup=0, target=Target(**target))
+    return machine, measure_all(machine.runs(A=10), plan)[0]
+
+
+def test_rounds_are_added_until_the_estimate_is_as_sure_as_asked():
+    quiet, loose = noisy(0.001)
+    loud, sure = noisy(0.3)
+    assert quiet.slept == 5 < loud.slept
+    for latency in loose, sure:
+        assert latency.half_width(0.95) <= 0.02 * latency.ms
+    low, high = sure.interval(0.95)
+    assert low < sure.ms < high and high - low == pytest.approx(2 * sure.half_width(0.95))
+    assert noisy(0.3, confidence=0.5)[0].slept < loud.slept
+
+
+def test_only_what_is_not_sure_yet_is_measured_on():
+    machine = Noisy(0.3)
+    plan = machine.plan(repeats=5, rounds=6, pause_s=1e-9, warmup=0, target=Target())
+    steady = lambda: setattr(machine, "now", machine.now + 0.01)  # noqa: E731
+    a, b = measure_all([*machine.runs(A=10), steady], plan)
+    assert a.spread and b.spread and a.spread.repeats > b.spread.repeats == 30
+
+
+def test_what_stays_too_noisy_is_refused_with_what_to_do():
+    machine = Noisy(30.0)
+    plan = machine.plan(rounds=6, pause_s=1e-9, target=Target(limit_s=3.0))
+    steady = lambda: setattr(machine, "now", machine.now + 0.01)  # noqa: E731
+    with pytest.raises(TooNoisy, match=r"1 of 2 .* known within .* at 95% .* pin cores") as error:
+        measure_all([*machine.runs(A=10), steady], plan)
+    a, b = error.value.latencies
+    assert a is None and b is not None and b.ms == pytest.approx(10)
+    assert 3.0 < machine.now < 40.0
+
+
+def test_what_is_less_sure_than_asked_but_means_something_is_reported():
+    machine, latency = noisy(0.1, relative=0.001, limit_s=0.0)
+    assert machine.slept == 5 and latency.half_width() > 0.001 * latency.ms
+
+
+def test_a_machine_that_gets_slower_is_refused_though_the_spread_is_narrow():
+    class Warming(Machine):
+        def slowness(self) -> float:
+            return 1.0 + 0.01 * self.slept
+
+    options = {"rounds": 12, "pause_s": 1e-9, "warmup": 0}
+    machine = Warming()
+    plan = machine.plan(target=Target(relative=0.05), **options)
+    with pytest.raises(TooNoisy, match=r"became \d% slower"):
+        measure_all(machine.runs(A=10), plan)
+    allowed = Warming()
+    plan = allowed.plan(target=Target(relative=0.05, drift=0.2), **options)
+    assert measure_all(allowed.runs(A=10), plan)[0].ms > 10
+
+
+def test_a_drift_is_signed_and_not_chance():
+    up = np.array([1.0, 1.01, 1.1, 1.12, 1.2, 1.21])
+    assert drift(up) == pytest.approx(1.205 / 1.005 - 1)
+    assert drift(up[::-1]) == pytest.approx(1.005 / 1.205 - 1)
+    assert drift(np.ones(6)) == drift(np.array([1.2, 1.0, 1.3, 1.1, 1.25, 1.15])) == 0
+    rng = np.random.default_rng(0)
+    found = [drift(rng.random(9)) != 0 for _ in range(400)]
+    assert np.mean(found) < 0.08
+
+
+def test_heat_is_refused():
+    machine = Machine()
+    counts = iter([7, 9])
+    plan = machine.plan(rounds=5, target=Target(), throttled=lambda: next(counts))
+    with pytest.raises(TooNoisy, match=r"heat 2 times .* cool") as error:
+        measure_all(machine.runs(A=10, B=3), plan)
+    assert error.value.latencies == (None, None)
+    cool = machine.plan(rounds=5, target=Target(), throttled=lambda: 7)
+    assert measure_all(machine.runs(A=10), cool)[0].ms == pytest.approx(10)
+
+
+def test_without_a_target_anything_is_reported():
+    machine = Noisy(30.0)
+    counts = itertools.count()
+    plan = machine.plan(rounds=6, pause_s=1e-9, throttled=lambda: next(counts))
+    (latency,) = measure_all(machine.runs(A=10), plan)
+    assert latency.half_width() > 0.1 * latency.ms and machine.slept == 5
+
+
+def test_nine_of_ten_runs_keep_to_the_p90():
+    ticks = iter(range(1, 1000))
+    machine = Machine()
+    run = lambda: machine.work("A", next(ticks))  # noqa: E731
+    (a,) = measure_all([run], machine.plan(repeats=101, warmup=0))
+    assert a.spread and a.spread.p90 == pytest.approx(91)
+
+
+@pytest.mark.parametrize("rounds", [5, 12, 48])
+@pytest.mark.parametrize("tail", [0.01, 0.5])
+def test_the_interval_holds_the_truth_as_often_as_it_says(rounds: int, tail: float):
+    rng = np.random.default_rng(0)
+    centres = np.exp(tail * rng.standard_normal((1000, rounds)))  # Their median is one.
+    errors = [standard_error(row) for row in centres]
+    for confidence in 0.5, 0.9, 0.95:
+        held = [
+            abs(np.median(row) - 1) < Latency(1.0, error, Spread(rounds, ())).half_width(confidence)
+            for row, error in zip(centres, errors, strict=True)
+        ]
+        assert confidence - 0.025 <= np.mean(held) <= confidence + 0.06
+
+
+def test_the_interval_of_a_prediction_is_normal():
+    assert Latency(10.0, 1.0).interval(0.95) == pytest.approx((10 - 1.96, 10 + 1.96), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"confidence": 1.0}, {"confidence": 0.0}, {"relative": 0.2}, {"relative": 0.0}, {"drift": 0}],
+)
+def test_a_target_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="a confidence is between 0 and 1"):
+        Target(**wrong)
+
+
+def test_a_target_needs_rounds_that_can_show_a_drift():
+    with pytest.raises(ValueError, match="at least five"):
+        Plan(rounds=4, target=Target())
 
 
 @pytest.mark.parametrize("wrong", [{"repeats": 0}, {"rounds": 0}, {"repeats": 1}])
@@ -163,10 +304,10 @@ def test_a_plan_that_cannot_tell_its_error_is_refused(wrong):
 
 
 def test_nothing_takes_no_time():
-    assert measure_all([]) == [] and measure_calls([]) == []
+    assert measure_all([]) == [] and measure_subjects([]) == []
 
 
-@pytest.mark.parametrize("of", [measure, lambda call, plan: measure_calls([call], plan)[0]])
+@pytest.mark.parametrize("of", [measure, lambda call, plan: measure_subjects([call], plan)[0]])
 def test_calls_are_timed_by_the_given_clock(of):
     latency = of(RESNET, Plan(seconds=0.0, clock=Ticking(ms=7)))
     assert latency.ms == pytest.approx(7) and latency.spread and latency.spread.repeats == 10
@@ -180,13 +321,13 @@ def test_networks_are_timed_by_the_same_code():
 def test_a_run_waits_for_its_result(monkeypatch):
     waited = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
-    prepare(CONV)()
-    assert waited[0].shape == (2, 8, 8, 4)
-    assert np.isfinite(waited[0]).all() and np.std(waited[0]) > 0
+    XLA().prepare(CONV).run()
+    assert waited[0]["result"].shape == (2, 8, 8, 4)
+    assert np.isfinite(waited[0]["result"]).all() and np.std(waited[0]["result"]) > 0
 
 
 def test_a_run_moves_nothing_from_the_host():
-    run = prepare(RESNET)
+    run = XLA().prepare(RESNET).run
     with jax.transfer_guard("disallow"):
         run()
 
@@ -201,7 +342,7 @@ def test_inputs_are_no_zeros_and_ids_are_valid():
 
 
 def test_a_run_compiles_nothing(monkeypatch):
-    runs = [prepare(CONV), prepare_network(PROGRAM, {"sample": IMAGE})]
+    runs = [XLA().prepare(of).run for of in (CONV, Whole(PROGRAM, {"sample": IMAGE}))]
     monkeypatch.setattr(Model, "__call__", None)  # Compiling would trace it.
     for run in runs:
         run()

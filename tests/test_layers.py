@@ -11,6 +11,8 @@ LAYERS = {
     "search_spaces": {"search_spaces"},
     "latency_models": {
         "latency_models",
+        "search_spaces.counting",
+        "search_spaces.export",
         "search_spaces.model",
         "search_spaces.ops",
         "search_spaces.program",

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from tokenizers import pre_tokenizers
 
-from latency_models import store
-from latency_models.bench import ModelBench, Whole
+from latency_models.bench import ModelBench
+from latency_models.latency import Whole
 from latency_models.roofline import Roofline
+from latency_models.rows import encode_row
 from nas.diffusion import clip, unet
 from nas.diffusion.autoencoder import Autoencoder
 from nas.diffusion.folders import (
@@ -320,7 +321,7 @@ class FakePerformer:
         wanted = [c for spec in specs for c in calls(lower(spec), self.space.inputs).values()]
         names = [removal.block for removal in self.space.removals(seed)]
         return {
-            "rows": [store.encode_row(*row) for row in BENCH.table(wanted).rows.items()],
+            "rows": [encode_row(*row) for row in BENCH.table(wanted).rows.items()],
             "networks": [
                 {"removed": gone, "ms": predicted_ms(self.space, without(seed, *gone)), "std": 0.0}
                 for gone in ([], names)

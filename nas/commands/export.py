@@ -6,7 +6,8 @@ from pathlib import Path
 import tyro
 
 from nas.export.folder import To, write
-from nas.export.part import Dtype, Name, read
+from nas.export.part import Name, read
+from search_spaces.export.part import Dtype
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from latency_models.provenance import Provenance
 from nas import recipe as recipes
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
@@ -108,10 +109,9 @@ def _same_device(journal: Journal, recipe: Recipe) -> None:
     there = next((found for task, found in journal if isinstance(task, Profile)), None)
     if there is None:
         return
-    there, here = there["provenance"], recipe.bench.provenance
-    differing = [name for name in here | there if here.get(name) != there.get(name)]
+    differing = recipe.bench.provenance.differences(Provenance.from_json(there["provenance"]))
     if differing:
-        shown = "; ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in differing)
+        shown = "; ".join(differing)
         raise ValueError(
             f"{journal.path} has latencies of another device or other software ({shown}), "
             "which must not be mixed with this one's; go on there, or choose another folder"

@@ -4,7 +4,6 @@ they compute what the original does."""
 import hashlib
 import importlib
 import importlib.util
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,20 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from nas.diffusion.clip import TokenEmbedding
 from nas.diffusion.folders import write_json
-from nas.export import MANIFEST
-from nas.export.part import Part
+from search_spaces.export import MANIFEST
+from search_spaces.export.part import Part, compared
 from search_spaces.ops import Shape
 
 To = Literal["stablehlo", "onnx"]
-
-CLOSE = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 1e-1}
-"""How far a sound export may be off, relative to the output's largest value: twice a network's
-rounding errors, as two runtimes add up in different orders."""
 
 _SEED = 0
 _HIGH = {"timestep": 1000, "sizes": 1024}  # Whole numbers below these.
@@ -44,7 +38,7 @@ def write(part: Part, to: To, out: Path, *, check: bool = True) -> dict[str, Any
             "ONNX files are written by packages that are not here; "
             "install them: pip install onnx onnxruntime"
         )
-    form = importlib.import_module(f"nas.export.{to}")
+    form = importlib.import_module(f"search_spaces.export.{to}")
     making = out.with_name(f".{out.name}.{os.getpid()}")
     making.mkdir(parents=True)
     try:
@@ -103,24 +97,10 @@ def compare(part: Part, to: To, folder: Path) -> dict[str, Any]:
 
     Raises `ValueError` where that is further than `CLOSE`.
     """
-    form, values = importlib.import_module(f"nas.export.{to}"), drawn(part, _SEED)
+    form, values = importlib.import_module(f"search_spaces.export.{to}"), drawn(part, _SEED)
     try:
         runtime, found = form.run(folder, values)
     except ValueError as error:
         return {"reason": str(error)}
-    original = jax.jit(lambda weights, values: part(weights, values))(part.weights, values)
-    differences = {name: _difference(found[name], value) for name, value in original.items()}
-    worst = max(differences.values())
-    if not worst <= CLOSE[part.dtype]:  # Not a number is far off, too.
-        raise ValueError(
-            f"{runtime} computes something else than the original: {worst:.2g} of its scale away, "
-            f"where {CLOSE[part.dtype]} is allowed in {part.dtype}"
-        )
+    differences = compared(part, values, found, runtime)
     return {"runtime": runtime, "seed": _SEED, "differences": differences}
-
-
-def _difference(found: Any, original: Any) -> float:
-    ours, theirs = (np.asarray(x, np.float64) for x in (found, original))
-    if ours.shape != theirs.shape:
-        return math.inf
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))

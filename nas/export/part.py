@@ -1,5 +1,4 @@
-"""What of a pipeline can be exported: a program, its weights, and the names of what goes in and
-comes out."""
+"""What of a pipeline can be exported, read from its folder."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,42 +17,12 @@ from nas.diffusion.folders import (
     read_weights,
 )
 from nas.diffusion.prompts import FAMILIES, TextEncoder
+from search_spaces.export.part import Dtype, Part, in_precision
 from search_spaces.ops import Op, Shape
 from search_spaces.program import Program, Step, network
 from search_spaces.unet import lower
 
-Dtype = Literal["float32", "float16", "bfloat16"]
 Name = Literal["unet", "decoder", "text_encoder", "text_encoder_2"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Part:
-    """A network to be exported. `outputs` maps the names of what comes out to the steps that make
-    it. `weights` are on the host, with our names and order of axes, in the precision to export."""
-
-    name: str
-    program: Program
-    inputs: Mapping[str, Shape]
-    outputs: Mapping[str, str]
-    weights: Mapping[str, np.ndarray]
-    dtype: Dtype = "float32"
-
-    def __call__(
-        self, weights: Mapping[str, jax.Array], values: Mapping[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-        """What the network computes of `values`, by the names of the outputs."""
-        model = network(self.program, self.inputs)
-        _, found = model(weights, values, also=tuple(self.outputs.values()))
-        return {name: found[step] for name, step in self.outputs.items()}
-
-    @property
-    def results(self) -> dict[str, Shape]:
-        """Shapes of the outputs."""
-        return jax.eval_shape(self, shapes(self.weights), dict(self.inputs))
-
-
-def shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, Shape]:
-    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in arrays.items()}
 
 
 def read(folder: Path, name: Name, *, batch: int, dtype: Dtype = "float32") -> Part:
@@ -72,24 +41,6 @@ def read(folder: Path, name: Name, *, batch: int, dtype: Dtype = "float32") -> P
 
 def _is_pipeline(folder: Path) -> bool:
     return (folder / "model_index.json").exists()
-
-
-def in_precision(part: Part, dtype: Dtype) -> Part:
-    """`part` with weights and values in `dtype`. Timesteps, sizes and token ids keep theirs:
-    bfloat16 has no 999, and float16 no 2049."""
-    kept = ("timestep", "sizes", "ids")
-    return dataclasses.replace(
-        part,
-        inputs={
-            name: shape if name in kept else jax.ShapeDtypeStruct(shape.shape, dtype)
-            for name, shape in part.inputs.items()
-        },
-        weights={
-            name: np.asarray(weight).astype(jax.numpy.dtype(dtype))
-            for name, weight in part.weights.items()
-        },
-        dtype=dtype,
-    )
 
 
 def _read_unet(folder: Path, name: Name, batch: int) -> Part:

@@ -5,6 +5,7 @@ import textwrap
 from typing import NamedTuple
 
 from latency_models.latency import Latency
+from latency_models.provenance import Method, Provenance
 from nas.evolution import Evolve, Measure, Profile, Reference, Score, Task, Train, Validate
 from nas.report.story import Estimate, Result, Story, describe
 from search_spaces.actions import Copy
@@ -86,18 +87,19 @@ def device(story: Story) -> str:
     profile = story.outcome(Profile)
     if profile is None:
         return "a device that is not recorded yet"
-    found = profile["provenance"]
+    found = Provenance.from_json(profile["provenance"])
     if not measured(story):
-        return f"a modelled device, {found.get('model', 'of which nothing is recorded')}"
-    cores = f", {found['cores']} core{'s' if found['cores'] != 1 else ''}"
-    name = found["cpu"] if found["platform"] == "cpu" else found["kind"]
-    return f"{name}{cores if found['platform'] == 'cpu' else ''} ({found['platform']})"
+        return f"a modelled device, {found.runtime}"
+    threads = (
+        f", {found.threads} thread{'s' if found.threads != 1 else ''}" if found.threads else ""
+    )
+    return f"{found.device}{threads} ({found.runtime})"
 
 
 def measured(story: Story) -> bool:
     """Whether latencies were measured on the device, and not taken from a model of it."""
     profile = story.outcome(Profile)
-    return profile is not None and profile["provenance"]["method"] == "measured"
+    return profile is not None and profile["provenance"]["method"] == Method.MEASURED
 
 
 def findings(story: Story) -> list[str]:

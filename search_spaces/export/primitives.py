@@ -1,194 +1,23 @@
-"""Programs as ONNX graphs: step by step, a node or two for each of JAX's primitives.
+"""Each of JAX's primitives as a node or two of ONNX."""
 
-Transpositions wait until an operator needs its axes in an order of its own. So convolutions, which
-ONNX has in PyTorch's order of axes, read weights as PyTorch stores them, and what lies between
-two convolutions is not transposed back and forth.
-"""
-
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import TensorProto
 
-from search_spaces.model import from_torch, torch_name
-from search_spaces.ops import Call, Shape, model
-from search_spaces.program import Program
-
-Order: TypeAlias = tuple[int, ...]
-
-
-class Stored(NamedTuple):
-    """A value that a tensor of the graph holds with its axes in another order: axis `a` of the
-    value is axis `order[a]` of the tensor."""
-
-    tensor: str
-    order: Order
-
-
-Value: TypeAlias = Stored | np.ndarray
-"""What a variable of a program is: in the graph, or known already."""
-
-
-class Unsupported(ValueError):
-    """A computation has no counterpart in ONNX that is known here."""
-
-
-def graph(
-    program: Program,
-    inputs: Mapping[str, Shape],
-    outputs: Mapping[str, str],
-    weights: Mapping[str, Shape],
-) -> GraphProto:
-    """The program as a graph without weights: tensors named as in PyTorch stand for them.
-
-    `weights` are those of the program, in our order of axes; the graph reads them in PyTorch's.
-    Raises `Unsupported` naming the step and the primitive that ONNX has no counterpart for.
-    """
-    writer, values, seen = Writer(), dict[str, Value](), dict[str, Shape]()
-    for name, shape in inputs.items():
-        values[name], seen[name] = Stored(name, _plain(shape.ndim)), shape
-    for name, op, reads in program:
-        call = Call(op, tuple(seen[read] for read in reads))
-        built = model(call)
-        own = {weight: weights[f"{name}.{weight}"] for weight in built.shapes}
-        jaxpr, seen[name] = jax.make_jaxpr(built, return_shape=True)(own, *call.inputs)
-        read = [_weight(f"{name}.{weight}", own[weight].ndim) for weight in sorted(own)]
-        writer.scope = name
-        (values[name],) = writer.run(jaxpr, [*read, *(values[r] for r in reads)])
-    made = []
-    for name, step in outputs.items():
-        writer.scope = name
-        tensor = writer.tensor(values[step], _plain(seen[step].ndim), seen[step].dtype)
-        writer.nodes.append(helper.make_node("Identity", [tensor], [name], name=name))
-        made.append(_declared(name, seen[step]))
-    return helper.make_graph(
-        writer.nodes,
-        "nas",
-        [_declared(name, shape) for name, shape in inputs.items()],
-        made,
-        writer.constants,
-    )
-
-
-def kind(dtype: Any) -> int:
-    """ONNX's number of a NumPy type."""
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-
-
-def _declared(name: str, shape: Shape) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind(shape.dtype), shape.shape)
-
-
-def _plain(rank: int) -> Order:
-    return tuple(range(rank))
-
-
-def _weight(name: str, rank: int) -> Stored:
-    # An array whose sides all differ tells where `from_torch` puts each axis.
-    told = from_torch(name, np.empty(range(rank), bool))
-    return Stored(torch_name(name), told.shape)
-
-
-@dataclasses.dataclass
-class Writer:
-    """Nodes and constants of a graph in the making; `scope` is the step that is being written."""
-
-    scope: str = ""
-    nodes: list[NodeProto] = dataclasses.field(default_factory=list)
-    constants: list[TensorProto] = dataclasses.field(default_factory=list)
-    _known: dict[Any, str] = dataclasses.field(default_factory=dict)
-
-    def run(self, program: ClosedJaxpr, reads: Sequence[Value]) -> list[Value]:
-        """Writes what a program computes of `reads`; returns its results."""
-        jaxpr: Any = program.jaxpr
-        found: dict[Any, Value] = dict(zip(jaxpr.invars, reads, strict=True))
-        found.update(zip(jaxpr.constvars, map(np.asarray, program.consts), strict=True))
-
-        def value(atom: Any) -> Value:
-            if isinstance(atom, Literal):
-                aval: Any = atom.aval
-                return np.asarray(atom.val, aval.dtype)
-            return found[atom]
-
-        for equation in jaxpr.eqns:
-            results = self._equation(equation, [value(atom) for atom in equation.invars])
-            found.update(zip(equation.outvars, results, strict=True))
-        return [value(atom) for atom in jaxpr.outvars]
-
-    def _equation(self, equation: Any, reads: list[Value]) -> Sequence[Value]:
-        name, params = equation.primitive.name, equation.params
-        inner = params.get("jaxpr", params.get("call_jaxpr"))
-        if name in _CALLS:
-            return self.run(inner, reads)
-        if name == "platform_index":  # Of several spellings the one for all others is written.
-            return [np.array(0, np.int32)]
-        if name == "cond" and params["branches_platforms"] is not None:
-            default = params["branches_platforms"].index(None)
-            return self.run(params["branches"][default], reads[1:])
-        known = [read for read in reads if isinstance(read, np.ndarray)]
-        if len(known) == len(reads):  # Computed here and now, by JAX itself.
-            result = equation.primitive.bind(*known, **params)
-            return [
-                np.asarray(r) for r in (result if equation.primitive.multiple_results else [result])
-            ]
-        if name not in _WRITERS:
-            raise Unsupported(
-                f"step {self.scope} computes {name}, which cannot be written as ONNX here: known "
-                f"are {', '.join(sorted(_WRITERS))}. StableHLO takes everything: --to stablehlo"
-            )
-        try:
-            return _WRITERS[name](self, equation, reads)
-        except Unsupported as error:
-            raise Unsupported(
-                f"step {self.scope} cannot be written as ONNX: {name} {error}. "
-                "StableHLO takes everything: --to stablehlo"
-            ) from None
-
-    def node(self, operator: str, reads: Sequence[str], results: int = 1, **attributes: Any) -> Any:
-        """Adds a node; returns the name of its result, or a list of them."""
-        name = f"{self.scope}/{operator}_{len(self.nodes)}"
-        made = [name] if results == 1 else [f"{name}.{i}" for i in range(results)]
-        self.nodes.append(helper.make_node(operator, reads, made, name=name, **attributes))
-        return name if results == 1 else made
-
-    def constant(self, array: Any, dtype: Any = np.int64) -> str:
-        """The name of a tensor that holds `array`."""
-        array = np.ascontiguousarray(np.asarray(array, dtype))
-        key = (array.dtype, array.shape, array.tobytes())
-        if key not in self._known:
-            self._known[key] = f"constant_{len(self.constants)}"
-            self.constants.append(numpy_helper.from_array(array, self._known[key]))
-        return self._known[key]
-
-    def tensor(self, value: Value, order: Order, dtype: Any) -> str:
-        """The name of a tensor that holds `value` with its axes in `order`."""
-        if isinstance(value, np.ndarray):
-            # A scalar has no axes to be put in order.
-            array = value.transpose(np.argsort(order)) if value.ndim else value
-            return self.constant(array, dtype)
-        if value.order == order:
-            return value.tensor
-        key = (value.tensor, value.order, order)
-        if key not in self._known:
-            axis_of = {place: axis for axis, place in enumerate(order)}
-            permutation = [value.order[axis_of[place]] for place in range(len(order))]
-            self._known[key] = self.node("Transpose", [value.tensor], perm=permutation)
-        return self._known[key]
-
-    def plain(self, equation: Any, reads: Sequence[Value], index: int = 0) -> str:
-        """The name of a tensor that holds a read of `equation` with its axes as they are."""
-        aval = equation.invars[index].aval
-        return self.tensor(reads[index], _plain(aval.ndim), aval.dtype)
-
-
-Write: TypeAlias = Callable[[Writer, Any, list[Value]], Sequence[Value]]
-
-_CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
+from search_spaces.export.writer import (
+    Order,
+    Stored,
+    Unsupported,
+    Value,
+    Write,
+    Writer,
+    kind,
+    plain_order,
+)
+from search_spaces.ops import Shape
 
 
 def _result(equation: Any) -> Shape:
@@ -196,13 +25,13 @@ def _result(equation: Any) -> Shape:
 
 
 def _whole(tensor: str, equation: Any) -> list[Value]:
-    return [Stored(tensor, _plain(_result(equation).ndim))]
+    return [Stored(tensor, plain_order(_result(equation).ndim))]
 
 
 def _common(reads: Sequence[Value], rank: int) -> Order:
     """The order of axes of the first read that has one of its own."""
     orders = (read.order for read in reads if isinstance(read, Stored) and len(read.order) == rank)
-    return next((order for order in orders if order != _plain(rank)), _plain(rank))
+    return next((order for order in orders if order != plain_order(rank)), plain_order(rank))
 
 
 def _aligned(writer: Writer, equation: Any, reads: list[Value]) -> tuple[list[str], Order]:
@@ -432,7 +261,7 @@ def _matrices(
     names, turned = [], []
     for index, rows in enumerate((left_free[0], 1 - right_free[0])):
         read, aval = reads[index], equation.invars[index].aval
-        order = read.order if isinstance(read, Stored) else _plain(2)
+        order = read.order if isinstance(read, Stored) else plain_order(2)
         names.append(writer.tensor(read, order, aval.dtype))
         turned.append(int(order[rows] == 1))
     if not any(turned):
@@ -473,8 +302,8 @@ def _gather(writer: Writer, equation: Any, reads: list[Value]) -> Sequence[Value
     head, rank = batch + looked_up, table.aval.ndim
     places = indices.aval.ndim - 1
     whole_rows = (
-        tuple(numbers.operand_batching_dims) == _plain(batch)
-        and tuple(numbers.start_indices_batching_dims) == _plain(batch)
+        tuple(numbers.operand_batching_dims) == plain_order(batch)
+        and tuple(numbers.start_indices_batching_dims) == plain_order(batch)
         and tuple(numbers.start_index_map) == tuple(range(batch, head))
         and tuple(numbers.collapsed_slice_dims) == tuple(range(batch, head))
         and tuple(numbers.offset_dims) == tuple(range(places, places + rank - head))
@@ -490,7 +319,7 @@ def _gather(writer: Writer, equation: Any, reads: list[Value]) -> Sequence[Value
     return _whole(writer.node("GatherND", [x, at], batch_dims=batch), equation)
 
 
-_WRITERS: Mapping[str, Write] = {
+PRIMITIVES: Mapping[str, Write] = {
     "abs": elementwise("Abs"),
     "add": elementwise("Add"),
     "and": elementwise("And"),

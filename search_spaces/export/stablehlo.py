@@ -9,8 +9,8 @@ import jax.export
 import numpy as np
 from safetensors.numpy import save_file
 
-from nas.export import STABLEHLO, WEIGHTS, load_stablehlo
-from nas.export.part import Part, shapes
+from search_spaces.export import STABLEHLO, WEIGHTS, load_stablehlo
+from search_spaces.export.part import Part, shapes
 
 PACKAGES = ("jaxlib",)
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

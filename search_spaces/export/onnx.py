@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from nas.export.graph import graph, kind
-from nas.export.part import Part, shapes
+from search_spaces.export.graph import graph, kind
+from search_spaces.export.part import Part, shapes
 from search_spaces.model import to_torch, torch_name
 
 PACKAGES = ("onnx",)

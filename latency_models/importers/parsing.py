@@ -1,0 +1,66 @@
+"""What all readers of reports share: text, JSON and numbers that say where they went wrong."""
+
+import json
+import math
+from typing import Any
+
+from latency_models.importers.imported import Malformed
+
+
+def text(data: bytes, place: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Malformed(f"{place}, byte {error.start}", "text in UTF-8") from None
+
+
+def load_json(data: bytes, place: str) -> Any:
+    content = text(data, place)
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise Malformed(
+            f"{place}, line {error.lineno}", f"JSON ({error.msg}); is the file cut off?"
+        ) from None
+
+
+def field(data: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any:
+    """`data[key]`, which must be there and of this kind. `place` is the path to `data`."""
+    if not isinstance(data, dict):
+        raise Malformed(place, "an object", data)
+    if key not in data:
+        raise Malformed(place, f"a field {key!r}", sorted(data))
+    value = data[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        names = kind if isinstance(kind, tuple) else (kind,)
+        expected = " or ".join(name.__name__ for name in names)
+        raise Malformed(f"{place}.{key}", expected, value)
+    return value
+
+
+def number(value: Any, place: str) -> float:
+    """A finite number that is not negative."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found) or found < 0:
+        raise Malformed(place, "a number that is not negative", value)
+    return found
+
+
+def whole(value: Any, place: str) -> int:
+    found = number(value, place)
+    if found != int(found):
+        raise Malformed(place, "a whole number", value)
+    return int(found)
+
+
+SCALES = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+"""Milliseconds of a unit of time."""
+
+
+def scale(unit: Any, place: str) -> float:
+    if unit not in SCALES:
+        raise Malformed(place, f"a unit of time ({', '.join(SCALES)})", unit)
+    return SCALES[unit]

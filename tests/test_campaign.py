@@ -1,0 +1,145 @@
+"""Campaigns on a runtime that is made up: what it takes is known, and so is what it refuses."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from latency_models import campaign, store
+from latency_models.latency import Whole
+from latency_models.measure import Plan, Target
+from latency_models.provenance import Method, Provenance
+from latency_models.rows import brief
+from latency_models.runtimes import Loaded, Row, Runtime, Subject
+from search_spaces.blocks import Conv, Downsample
+from search_spaces.export.part import Part
+from search_spaces.ops import Call
+from search_spaces.program import Step
+
+IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 4), "float32")
+BLOCKS = [Call(Conv(width), (IMAGE,)) for width in range(1, 41)]
+REFUSED = Call(Downsample(), (IMAGE,))
+NETWORKS = {
+    f"n{width}": Whole((Step("first", Conv(width), ("image",)),), {"image": IMAGE})
+    for width in range(1, 7)
+}
+
+
+class Clock:
+    """Time goes on when something runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Ready(Loaded):
+    def __init__(self, runtime: "MadeUp", subject: Subject):
+        self.runtime_, self.subject, self.rng = runtime, subject, np.random.default_rng(0)
+
+    def run(self) -> None:
+        self.runtime_.runs += 1
+        if self.runtime_.runs == self.runtime_.killed_at:
+            raise KeyboardInterrupt
+        noise = self.runtime_.noise * self.rng.standard_normal()
+        self.runtime_.clock.now += 1e-3 * _ms(self.subject) * float(np.exp(noise))
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def profile(self, passes: int = 20) -> list[Row]:
+        raise NotImplementedError
+
+
+def _ms(subject: Subject) -> float:
+    op = subject.program[0].op if isinstance(subject, Whole) else subject.op
+    assert isinstance(op, Conv)
+    return float(op.width)
+
+
+@dataclasses.dataclass
+class MadeUp(Runtime):
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    noise: float = 0.0
+    killed_at: int | None = None
+    runs: int = 0
+    precision = None
+
+    @property
+    def provenance(self) -> Provenance:
+        return Provenance("made up", "made up", (), "any", "any", 1, Method.MEASURED)
+
+    def load(self, part: Part, values: Mapping[str, np.ndarray]) -> Loaded:
+        raise NotImplementedError
+
+    def prepare(self, subject: Subject) -> Loaded:
+        if subject == REFUSED:
+            raise ValueError("it has no strides")
+        return Ready(self, subject)
+
+
+def measure(path: Path, runtime: MadeUp, *, minutes: float | None = None, **target: float):
+    plan = Plan(0.0, rounds=6, repeats=2, target=Target(**target), clock=runtime.clock)
+    return campaign.measure(
+        path, runtime, [*BLOCKS, REFUSED], NETWORKS, plan, minutes=minutes, clock=runtime.clock
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "measured.json"
+
+
+def test_everything_that_can_be_measured_is(path):
+    done = measure(path, MadeUp())
+    found = store.load(path)
+    assert {call: round(row.ms, 6) for call, row in found.table.rows.items()} == {
+        call: _ms(call) for call in BLOCKS
+    }
+    assert {n.name: round(n.latency.ms, 6) for n in found.networks} == {
+        name: _ms(whole) for name, whole in NETWORKS.items()
+    }
+    assert (done.measured, done.known, done.left) == (46, 0, 0)
+    assert done.refused == {brief(REFUSED): "it has no strides"}
+
+
+def test_what_is_there_is_not_measured_again(path):
+    measure(path, MadeUp())
+    again = MadeUp()
+    done = measure(path, again)
+    assert (done.measured, done.known, again.runs) == (0, 46, 0)
+
+
+@pytest.mark.parametrize("killed_at", [1, 400, 680])
+def test_a_campaign_that_was_killed_goes_on_with_what_is_missing(path, killed_at):
+    whole = MadeUp()
+    measure(path, whole)
+    wanted = store.load(path)
+    path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        measure(path, MadeUp(killed_at=killed_at))
+    rest = MadeUp()
+    done = measure(path, rest)
+    assert (done.known == 46 - done.measured and rest.runs < whole.runs) or killed_at == 1
+    assert store.load(path).table.rows.keys() == wanted.table.rows.keys()
+    assert {n.name for n in store.load(path).networks} == {n.name for n in wanted.networks}
+
+
+def test_nothing_is_begun_after_the_time_is_over(path):
+    done = measure(path, MadeUp(), minutes=0.03)
+    assert done.left == 46 + 1 - done.measured and 0 < done.measured < 46
+    assert len(store.load(path).table.rows) == done.measured
+
+
+def test_what_is_too_noisy_is_named_with_the_reason_and_not_kept(path):
+    done = measure(path, MadeUp(noise=1.0), relative=0.001, useless=0.01, limit_s=0.5, drift=9.0)
+    assert len(done.refused) == 47 - done.measured > 40
+    reason = done.refused[brief(BLOCKS[-1])]
+    assert "is known within" in reason and "of 1% allowed" in reason
+    kept = store.load(path).table.rows if path.exists() else {}
+    assert BLOCKS[-1] not in kept

@@ -1,0 +1,275 @@
+"""Models that are fitted to measured calls, on a device that is made up."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from latency_models import calibrate, gaussian, interpolation, learned, rates, saved
+from latency_models.check import of_calls, of_networks
+from latency_models.features import WORK, shape, work
+from latency_models.latency import Latency, LatencyModel, UnknownCall, Whole
+from latency_models.rows import Network
+from latency_models.table import Table
+from search_spaces.blocks import Conv, Downsample, ResNet, Separable, Transformer
+from search_spaces.ops import Call
+from search_spaces.program import Step, calls
+from tests.latency_laws import LatencyLaws
+
+COST = dict(zip(WORK, np.zeros(len(WORK)), strict=True)) | {
+    "convolution": 2e-7,
+    "product": 1e-7,
+    "grouped convolution": 2e-6,
+    "mixing": 5e-7,
+    "activations": 1e-6,
+    "calls": 0.01,
+}
+
+
+def image(side: int, channels: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, side, side, channels), "float32")
+
+
+CONTEXT = jax.ShapeDtypeStruct((1, 5, 6), "float32")
+RESNETS = [
+    Call(ResNet(out, 2, 1e-6, convolution), (image(side, width),))
+    for side in (4, 8, 16)
+    for width, out in ((4, 4), (8, 8), (4, 8), (8, 12))
+    for convolution in (ResNet(4, 2, 1e-6).convolution, Separable())
+]
+TRANSFORMERS = [
+    Call(Transformer(heads, 4, 2, ffn=ffn), (image(side, 8), CONTEXT))
+    for side in (4, 8, 16)
+    for heads in (1, 2)
+    for ffn in (4, 6, 8)
+]
+EVERY = [*RESNETS, *TRANSFORMERS]
+ORDER = np.random.default_rng(0).permutation(len(EVERY))
+SEEN, HELD_OUT = [EVERY[i] for i in ORDER[:28]], [EVERY[i] for i in ORDER[28:]]
+UNKNOWN = Call(Downsample(), (image(8, 4),))
+
+
+def takes(call: Call, seed: int = 0) -> Latency:
+    """What the made-up device takes: rates, worse where there are few pixels, and some noise."""
+    worse = 1 + 32 / shape(call)[1]
+    noise = np.random.default_rng([seed, EVERY.index(call)]).normal(0, 0.01)
+    ms = worse * float(work(call) @ list(COST.values())) * np.exp(noise)
+    return Latency(float(ms), 0.01 * float(ms))
+
+
+ROWS = {call: takes(call) for call in SEEN}
+FITTED: dict[str, LatencyModel] = {
+    "rates": rates.fit(ROWS),
+    "gaussian": learned.fit(ROWS, gaussian.fit),
+    "interpolation": interpolation.fit(ROWS),
+}
+
+
+class FittedLaws(LatencyLaws):
+    calls = (SEEN[0], SEEN[5], HELD_OUT[3])
+    unknown = UNKNOWN
+
+
+class TestRates(FittedLaws):
+    model = FITTED["rates"]
+
+
+class TestGaussian(FittedLaws):
+    model = FITTED["gaussian"]
+
+
+class TestInterpolated(FittedLaws):
+    model = FITTED["interpolation"]
+
+
+def mape(model: LatencyModel) -> float:
+    pairs, refused = of_calls(model, Table({call: takes(call) for call in HELD_OUT}))
+    assert not refused
+    return float(np.mean([abs(pair.error) for pair in pairs]))
+
+
+def test_the_process_learns_what_rates_cannot_say():
+    assert 2 * mape(FITTED["gaussian"]) < mape(FITTED["rates"])
+
+
+def test_rates_are_found_where_a_device_has_nothing_but_rates():
+    exact = {call: Latency(float(work(call) @ list(COST.values())), 0.0) for call in EVERY}
+    found = rates.fit(exact)
+    assert found.residual < 1e-6
+    assert all(found.price(call) == pytest.approx(row.ms) for call, row in exact.items())
+    assert min(found.milliseconds) >= 0
+
+
+def test_intervals_hold_about_as_often_as_they_say():
+    pairs, _ = of_calls(FITTED["gaussian"], Table({call: takes(call) for call in HELD_OUT}))
+    assert np.mean([abs(pair.deviations) < 1.645 for pair in pairs]) >= 0.75
+    # Nor are they so wide that they say nothing.
+    assert np.median([pair.predicted.std / pair.predicted.ms for pair in pairs]) < 0.1
+
+
+def test_what_is_far_from_anything_measured_is_less_sure():
+    model, near = FITTED["gaussian"], next(call for call in SEEN if call in RESNETS)
+    far = Call(ResNet(64, 2, 1e-6), (image(128, 64),))
+    relative = [model.predict([call]) for call in (near, far)]
+    assert relative[1].std / relative[1].ms > 2 * relative[0].std / relative[0].ms
+
+
+def test_a_table_between_whose_rows_one_asks_keeps_its_rows():
+    model = FITTED["interpolation"]
+    assert all(model.predict([call]).ms == row.ms for call, row in ROWS.items())
+    assert mape(model) < 0.2
+
+
+@pytest.mark.parametrize("fit", [rates.fit, lambda rows: learned.fit(rows, gaussian.fit)])
+def test_too_few_calls_are_an_error(fit):
+    with pytest.raises(ValueError, match="2 measured calls"):
+        fit(dict(list(ROWS.items())[:2]))
+
+
+def test_twice_as_slow_a_device_is_predicted_twice_as_slow():
+    slower = {call: Latency(2 * row.ms, 2 * row.std) for call, row in ROWS.items()}
+    found = learned.fit(slower, gaussian.fit)
+    for call in HELD_OUT:
+        assert found.predict([call]).ms == pytest.approx(
+            2 * FITTED["gaussian"].predict([call]).ms, rel=0.02
+        )
+
+
+# On disk.
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_saved_model_predicts_the_same_to_the_bit(tmp_path, name):
+    model = calibrate.Calibrated(FITTED[name], 0.1, 1.5, 0.02, (("a", 2.0),))
+    saved.save(tmp_path / "model", model, {"device": "made up"})
+    found, card = saved.load(tmp_path / "model")
+    assert card == {"device": "made up"}
+    assert [found.predict([call]) for call in EVERY] == [model.predict([call]) for call in EVERY]
+    saved.save(tmp_path / "again", found, card)
+    for file in (saved.MODEL, saved.TENSORS):
+        again = (tmp_path / "again" / file).read_bytes()
+        assert again == (tmp_path / "model" / file).read_bytes()
+
+
+@pytest.fixture
+def written(tmp_path):
+    saved.save(tmp_path, FITTED["gaussian"], {})
+    return tmp_path
+
+
+def test_tensors_of_another_model_are_refused(written):
+    good = (written / saved.TENSORS).read_bytes()
+    (written / saved.TENSORS).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"is not the one that model\.json was written with"):
+        saved.load(written)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(schema=99),
+        lambda content: content["model"].update({"class": "Popen"}),
+        lambda content: content["model"]["fields"].pop("rates"),
+        lambda content: content.update(model={"tensor": "model.regressor.x"}),
+        lambda content: content.pop("card"),
+    ],
+)
+def test_what_is_no_model_of_ours_is_refused(written, change):
+    content = json.loads((written / saved.MODEL).read_text())
+    change(content)
+    (written / saved.MODEL).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{written.name} holds no latency model"):
+        saved.load(written)
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no latency model in .*nas latency fit"):
+        saved.load(tmp_path)
+
+
+def test_a_model_of_ones_own_class_is_not_saved_by_halves(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Mine(LatencyModel):
+        def predict(self, calls):
+            return Latency(1.0, 0.0)
+
+    with pytest.raises(ValueError, match="a Mine cannot be saved"):
+        saved.save(tmp_path / "mine", Mine(), {})
+    assert not (tmp_path / "mine").exists()
+
+
+# Whole networks.
+
+
+def networks(count: int, factors: dict[type, float], seed: int = 0) -> list[Network]:
+    """Networks that take a fixed cost, and of each kind of op a factor of its calls' sum."""
+    rng, found = np.random.default_rng(seed), []
+    for number in range(count):
+        program, x = [], ("image", 8)
+        for step in range(int(rng.integers(3, 9))):
+            op = (ResNet(8, 2, 1e-6), Transformer(2, 4, 2), Conv(8))[int(rng.integers(3))]
+            reads = (x[0], "context") if isinstance(op, Transformer) else (x[0],)
+            program.append(Step(f"s{step}", op, reads))
+            x = (f"s{step}", 8)
+        side = int(rng.choice((8, 12, 16)))
+        whole = Whole(tuple(program), {"image": image(side, 8), "context": CONTEXT})
+        parts = calls(whole.program, whole.inputs).values()
+        ms = 0.2 + sum(factors[type(call.op)] * priced(call) for call in parts)
+        found.append(Network(f"n{number}", whole, Latency(ms, 0.001 * ms)))
+    return found
+
+
+def priced(call: Call) -> float:
+    return float(work(call) @ list(COST.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact(LatencyModel):
+    def predict(self, calls):
+        return Latency(sum(map(priced, calls)), 0.0)
+
+
+def test_kinds_that_lose_differently_to_fusion_get_factors_of_their_own():
+    factors = {ResNet: 0.7, Transformer: 1.3, Conv: 0.5}
+    train, test = networks(30, factors), networks(20, factors, seed=1)
+    rows = [(calls(*n.whole).values(), n.latency) for n in train]
+    common, own = (calibrate.fit(Exact(), rows, kinds=kinds) for kinds in (False, True))
+    worst = [
+        max(abs(pair.error) for pair in of_networks(model, test)[0]) for model in (common, own)
+    ]
+    assert worst[1] < 0.02 < worst[0]
+    assert own.residual < common.residual
+    for name, factor in own.scales:
+        cls = {"ResNet": ResNet, "Transformer": Transformer, "Conv": Conv}[name.split(":")[1]]
+        assert factor == pytest.approx(factors[cls], rel=0.1)
+
+
+def test_where_kinds_do_not_differ_their_factors_do_not_either():
+    same = networks(30, {ResNet: 0.8, Transformer: 0.8, Conv: 0.8})
+    rows = [(calls(*n.whole).values(), n.latency) for n in same]
+    found = calibrate.fit(Exact(), rows, kinds=True)
+    assert all(factor == pytest.approx(0.8, rel=0.05) for _, factor in found.scales)
+
+
+def test_factors_of_kinds_take_more_networks_than_kinds():
+    rows = [
+        (calls(*n.whole).values(), n.latency)
+        for n in networks(4, {ResNet: 1.0, Transformer: 1.0, Conv: 1.0})
+    ]
+    with pytest.raises(ValueError, match="4 networks for factors of 3 kinds"):
+        calibrate.fit(Exact(), rows, kinds=True)
+
+
+def test_a_network_with_an_op_nobody_measured_is_refused_whole():
+    (network,) = networks(1, {ResNet: 1.0, Transformer: 1.0, Conv: 1.0})
+    program = (
+        *network.whole.program,
+        Step("last", Downsample(), (network.whole.program[-1].name,)),
+    )
+    strange = network._replace(whole=Whole(program, network.whole.inputs))
+    pairs, refused = of_networks(FITTED["rates"], [strange])
+    assert not pairs and refused == [strange]
+    with pytest.raises(UnknownCall, match="nothing like Downsample"):
+        FITTED["rates"].predict(calls(*strange.whole).values())
