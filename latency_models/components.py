@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Component:
     """Features `[n, k]` of `n` architectures that act together.
 
@@ -42,7 +42,7 @@ class Component:
 Part = tuple[int, int, int]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Basis:
     """How the features of components become one matrix `[n, width]` on a common scale.
 

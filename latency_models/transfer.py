@@ -79,7 +79,7 @@ class Beliefs(NamedTuple):
     parts: tuple[Part, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
     """A density of sizes: normals with a common factor, `centre ± width ± overall for all`."""
 
@@ -96,7 +96,7 @@ class Mixture:
         return self.centres[which] + self.widths[which] * normal[:, 1:] + _OVERALL * normal[:, :1]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sources:
     """Latency functions of the source devices: what their measurements say of any architecture.
 
@@ -106,7 +106,7 @@ class Sources:
 
     constant: np.ndarray  # [devices]
     linear: np.ndarray  # [devices, width]
-    quadratic: tuple[np.ndarray, ...]  # [devices, k, k] for every component of degree 2.
+    quadratic: np.ndarray  # [devices, sum of k * k of the components of degree 2]
     typical_ms: np.ndarray  # [devices]
     centre: np.ndarray  # [devices]
     scale: np.ndarray  # [devices]
@@ -114,14 +114,15 @@ class Sources:
     def latencies(self, features: np.ndarray, parts: tuple[Part, ...]) -> np.ndarray:
         """`[n, devices]`, over each device's typical latency, of `features` `[n, width]`."""
         latency = self.constant + features @ self.linear.T
-        squares = [features[:, start:stop] for start, stop, degree in parts if degree == 2]
-        for block, forms in zip(squares, self.quadratic, strict=True):
-            for device, form in enumerate(forms):
+        for (start, stop), place in _squares(parts):
+            block = features[:, start:stop]
+            for device, packed in enumerate(self.quadratic[:, place]):
+                form = packed.reshape(stop - start, stop - start)
                 latency[:, device] += np.sum(block @ form * block, axis=1)
         return latency
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Prior:
     """What the source devices teach about a device of which nothing is measured yet."""
 
@@ -136,7 +137,7 @@ class Prior:
     def encode(
         self, components: Sequence[Component], latencies: np.ndarray | None = None
     ) -> np.ndarray:
-        """Architectures as rows `[n, width]` for `adapt`, `Predictor.predict` and `choose`.
+        """Architectures as rows `[n, width]` for `adapt`, `Adapted.predict` and `choose`.
 
         A source device enters by what its function says of an architecture. `latencies`
         `[devices, n]`, in ms and NaN where not measured, replaces that by what was measured.
@@ -157,8 +158,8 @@ class Prior:
         return Beliefs(sizes, np.full(len(sizes), 1 / len(sizes)), np.zeros((0, width)), self.parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictor:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapted:
     """Predicts the latency of one device from `m` measurements of it."""
 
     prior: Prior
@@ -231,7 +232,7 @@ def learn(components: Sequence[Component], latencies: np.ndarray) -> Prior:
     return Prior(basis, sources, _mixture(np.array(sizes), with_source))
 
 
-def adapt(prior: Prior, archs: np.ndarray, ms: Sequence[float] | np.ndarray) -> Predictor:
+def adapt(prior: Prior, archs: np.ndarray, ms: Sequence[float] | np.ndarray) -> Adapted:
     """Fits a new device to its measured latencies `ms` `[m]` of `archs` `[m, width]`.
 
     `archs` are rows of `prior.encode`; the same one may be there twice. Any number of measurements
@@ -259,7 +260,7 @@ def adapt(prior: Prior, archs: np.ndarray, ms: Sequence[float] | np.ndarray) -> 
     kept = np.argsort(-evidence, kind="stable")[:_KEPT]
     shares = np.exp(evidence[kept] - evidence[kept[0]])
     count = len(ms)
-    return Predictor(
+    return Adapted(
         prior,
         typical,
         float(ms.min()),
@@ -334,23 +335,22 @@ def _sources(
     """The function of every source device, given the sizes of its components."""
     width = sum(basis.widths)
     constant, linear = np.zeros(len(samples)), np.zeros((len(samples), width))
-    squares = [(start, stop) for start, stop, degree in basis.parts if degree == 2]
-    quadratic = tuple(
-        np.zeros((len(samples), stop - start, stop - start)) for start, stop in squares
-    )
+    places = dict(_squares(basis.parts))
+    total = max((place.stop for place in places.values()), default=0)
+    quadratic = np.zeros((len(samples), total))
     for device, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
         pad = robust.padded(sample.features, sample.latency)
         kernels = grams(pad.features, pad.features, parts=basis.parts)
         found = robust.condition(size, kernels, pad.latency, pad.real, rounds=4)
         dual = np.asarray(found.dual)
         constant[device] = dual[pad.real].sum()
-        forms = iter(quadratic)
         for (start, stop, degree), variance in zip(basis.parts, np.exp(size[:-1]), strict=True):
             block = pad.features[:, start:stop]
             if degree == 1:
                 linear[device, start:stop] = variance * block.T @ dual
             else:
-                next(forms)[device] = variance * block.T @ (dual[:, None] * block)
+                form = variance * block.T @ (dual[:, None] * block)
+                quadratic[device, places[start, stop]] = form.ravel()
     typical = np.array([sample.typical_ms for sample in samples])
     zeros, ones = np.zeros(len(samples)), np.ones(len(samples))
     raw = Sources(constant, linear, quadratic, typical, zeros, ones)
@@ -359,6 +359,17 @@ def _sources(
     # A device as fast on everything says nothing of another.
     scale = np.where(scale > 1e-9, scale, 1.0)
     return dataclasses.replace(raw, centre=said.mean(0), scale=scale)
+
+
+def _squares(parts: tuple[Part, ...]) -> list[tuple[tuple[int, int], slice]]:
+    """Columns of every component of degree 2, and where among all its `k * k` numbers are."""
+    found, begin = [], 0
+    for start, stop, degree in parts:
+        if degree == 2:
+            end = begin + (stop - start) ** 2
+            found.append(((start, stop), slice(begin, end)))
+            begin = end
+    return found
 
 
 def _mixture(sizes: np.ndarray, start: np.ndarray) -> Mixture:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from latency_models.transfer import Prediction, Predictor, adapt
+from latency_models.transfer import Adapted, Prediction, adapt
 
 # An architecture less likely than this to be better and to fit is not worth a measurement.
 _HOPE = 0.005
@@ -30,7 +30,7 @@ def best_within(
     limit_ms: float,
     quality: np.ndarray,
     archs: np.ndarray,
-    predictor: Predictor,
+    predictor: Adapted,
     measured: Sequence[int],
     ms: Sequence[float],
     measure: Callable[[int], float],

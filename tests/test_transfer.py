@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import typing
 
 import numpy as np
 import pytest
 import scipy.stats
+from safetensors.numpy import load, save
 
 from benchmarks import transfer as benchmark
 from benchmarks.transfer_spaces import describe
 from latency_models.components import Component, standardise
 from latency_models.sampling import choose
-from latency_models.transfer import adapt, learn
+from latency_models.transfer import Adapted, adapt, learn
 from latency_models.verify import best_within
+from search_spaces.values import decode, encode
 
 POSITIONS, OPTIONS, ARCHS = 5, 4, 250
 
@@ -271,17 +274,38 @@ def test_the_rest_of_the_process_stays_in_float32(prior, archs):
     assert jnp.ones(1).dtype == jnp.float32
 
 
-def test_states_are_arrays_and_plain_values(prior, archs):
-    """So that whoever saves a predictor need not know what it is."""
+def test_a_predictor_is_saved_like_any_other_model(prior, archs):
+    """It is dataclasses of arrays, scalars and tuples of them: nothing else is stored."""
+    predictor = adapt(prior, archs[:5], TARGET[:5])
+    tensors: dict[str, np.ndarray] = {}
 
-    def plain(value) -> bool:
-        if dataclasses.is_dataclass(value):
-            return all(plain(getattr(value, f.name)) for f in dataclasses.fields(value))
-        if isinstance(value, tuple):
-            return all(plain(item) for item in value)
-        return type(value) in (np.ndarray, float, int, str)
+    def taken_apart(value, name: str):
+        if isinstance(value, np.ndarray):
+            tensors[name] = value
+            return name
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [field.name for field in dataclasses.fields(value)]
+            return {f: taken_apart(getattr(value, f), f"{name}.{f}") for f in fields}
+        return encode(value)
 
-    assert plain(adapt(prior, archs[:5], TARGET[:5]))
+    def put_together(cls, stored):
+        hints = typing.get_type_hints(cls)
+        return cls(
+            **{
+                name: put_together(hints[name], value)
+                if isinstance(value, dict)
+                else tensors[value]
+                if hints[name] is np.ndarray
+                else decode(value)
+                for name, value in stored.items()
+            }
+        )
+
+    text = json.dumps(taken_apart(predictor, "model"), allow_nan=False)
+    tensors = load(save(tensors))
+    again = put_together(Adapted, json.loads(text))
+    np.testing.assert_array_equal(again.prior.encode(COMPONENTS), archs)
+    np.testing.assert_array_equal(again.predict(archs).mean, predictor.predict(archs).mean)
 
 
 def test_what_is_chosen_within_a_limit_was_measured_and_fits(prior, archs):
