@@ -107,8 +107,8 @@ def main(
                     accuracy,
                     archs,
                     predictor,
-                    measured.tolist(),
-                    latency[measured].tolist(),
+                    measured,
+                    latency[measured],
                     lambda index, latency=latency: float(latency[index]),
                     extra=max(extra),
                 )

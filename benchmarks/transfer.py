@@ -157,7 +157,7 @@ def best_source(case: Case) -> Outcome:
     basis, sources = case.prior.basis, case.prior.sources
     said = sources.latencies(case.archs[:, : len(basis.mean)], basis.parts)
     y = case.latency[case.random]
-    ranks = [scipy.stats.spearmanr(each[case.random], y).statistic for each in said.T]
+    ranks = [spearman(each[case.random], y) for each in said.T]
     best = said[:, int(np.argmax(ranks))]
     return _plain(best * np.median(y) / np.median(best[case.random]), y), case.random
 
@@ -245,12 +245,18 @@ def _trimmed(latency: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.sort(ordered[cut : len(rows) - cut])
 
 
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Rank correlation."""
+    found = scipy.stats.spearmanr(x, y)
+    return float(found.statistic)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def score(prediction: Prediction, latency: np.ndarray, test: np.ndarray, seconds: float) -> Score:
     true = latency[test]
     wrong = np.abs(prediction.ms[test] / true - 1)
     off = np.abs(prediction.mean[test] - np.log(true)) / prediction.std[test]
     return Score(
-        float(scipy.stats.spearmanr(prediction.mean[test], true).statistic),
+        spearman(prediction.mean[test], true),
         float(np.mean(wrong < 0.1)),
         float(np.mean(wrong)),
         float(np.median(wrong)),

@@ -21,7 +21,7 @@ _HOPE = 0.005
 class Choice(NamedTuple):
     """What was chosen, or nothing if nothing measured fits; and all that was measured for it."""
 
-    index: int | None
+    arch: int | None
     measured: tuple[int, ...]
     ms: tuple[float, ...]
 
@@ -31,8 +31,8 @@ def best_within(
     quality: np.ndarray,
     archs: np.ndarray,
     predictor: Adapted,
-    measured: Sequence[int],
-    ms: Sequence[float],
+    measured: Sequence[int] | np.ndarray,
+    ms: Sequence[float] | np.ndarray,
     measure: Callable[[int], float],
     *,
     extra: int,

@@ -6,10 +6,10 @@ import typing
 
 import numpy as np
 import pytest
-import scipy.stats
 from safetensors.numpy import load, save
 
 from benchmarks import transfer as benchmark
+from benchmarks.transfer import spearman
 from benchmarks.transfer_spaces import describe
 from latency_models.components import Component, standardise
 from latency_models.sampling import choose
@@ -137,7 +137,7 @@ def test_a_scaled_copy_of_a_source_is_learnt_from_five_measurements(prior, archs
     alone = learn(COMPONENTS, np.zeros((0, ARCHS)))
     plain = alone.encode(COMPONENTS)
     unaided = adapt(alone, plain[indices], copied[indices]).predict(plain)
-    assert scipy.stats.spearmanr(known.mean, copied).statistic > 0.97
+    assert spearman(known.mean, copied) > 0.97
     error = [np.abs(p.mean - np.log(copied)).mean() for p in (known, unaided)]
     assert error[0] < 0.5 * error[1]
 
@@ -194,9 +194,7 @@ def test_what_a_source_measured_may_stand_for_its_function(prior, archs):
     exact = prior.encode(COMPONENTS, SOURCES)
     width = exact.shape[1] - len(SOURCES)
     np.testing.assert_array_equal(exact[:, :width], archs[:, :width])
-    ranks = [
-        scipy.stats.spearmanr(a, b).statistic for a, b in zip(exact.T[width:], SOURCES, strict=True)
-    ]
+    ranks = [spearman(a, b) for a, b in zip(exact.T[width:], SOURCES, strict=True)]
     assert min(ranks) > 0.999
     unmeasured = np.full(SOURCES.shape, np.nan)
     np.testing.assert_array_equal(prior.encode(COMPONENTS, unmeasured), archs)
@@ -263,7 +261,7 @@ def test_a_single_source_teaches_too():
     archs = prior.encode(COMPONENTS)
     copied = device(0, CODES)
     prediction = adapt(prior, archs[:5], copied[:5]).predict(archs)
-    assert scipy.stats.spearmanr(prediction.mean, copied).statistic > 0.97
+    assert spearman(prediction.mean, copied) > 0.97
 
 
 def test_the_rest_of_the_process_stays_in_float32(prior, archs):
@@ -323,15 +321,15 @@ def test_what_is_chosen_within_a_limit_was_measured_and_fits(prior, archs):
         choice = best_within(
             limit, quality, archs, predictor, indices, TARGET[:12].tolist(), measure, extra=8
         )
-        assert choice.index is not None and TARGET[choice.index] <= limit
+        assert choice.arch is not None and TARGET[choice.arch] <= limit
         assert choice.measured == (*indices, *asked) and len(asked) <= 8
-        assert quality[limit >= TARGET].max() - quality[choice.index] < 1.0
+        assert quality[limit >= TARGET].max() - quality[choice.arch] < 1.0
 
 
 def test_where_nothing_fits_nothing_is_chosen(prior, archs):
     predictor = adapt(prior, archs[:5], TARGET[:5])
     arguments = (archs, predictor, range(5), TARGET[:5], lambda index: float(TARGET[index]))
-    assert best_within(1e-3, TARGET, *arguments, extra=2).index is None
+    assert best_within(1e-3, TARGET, *arguments, extra=2).arch is None
     with pytest.raises(ValueError, match="both positive"):
         best_within(0.0, TARGET, *arguments, extra=2)
     with pytest.raises(ValueError, match="as many qualities"):
