@@ -388,7 +388,9 @@ def test_the_benchmark_runs_on_any_table_of_its_form(tmp_path, capsys):
 
     found = benchmark.load(str(tmp_path / "T.json"))
     space = benchmark.space_of(found, tmp_path)
-    (row,) = benchmark.run(found, space, 8, 1, oracle=False, protocol=False)["**ours**"]
+    scores = benchmark.run(found, space, (5, 8), 1, oracle=True, protocol=False)
+    assert list(scores) == [5, 8]
+    (row,) = scores[8]["**ours**"]
     assert min(score.rank for score in row) > 0.9 and all(0 <= s.within <= 1 for s in row)
     with pytest.raises(ValueError, match="no latencies of d7"):
         space.table(("d7",))
