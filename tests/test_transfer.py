@@ -245,8 +245,8 @@ def test_choices_differ_and_leave_out_what_is_excluded(prior, archs):
     assert len(set(indices.tolist())) == 30 and indices.min() >= 100
     first = choose(prior.beliefs(), archs, 5, exclude=np.arange(100))
     np.testing.assert_array_equal(first, indices[:5])
-    everything = choose(prior.beliefs(), archs[:12], 12)
-    assert sorted(everything.tolist()) == list(range(12))
+    twins = choose(prior.beliefs(), archs[[7, 7, 7]], 3)
+    assert sorted(twins.tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +275,15 @@ def test_choices_differ_and_leave_out_what_is_excluded(prior, archs):
 def test_bad_input_is_one_clear_error(prior, archs, change, message):
     with pytest.raises(ValueError, match=message):
         change(prior, archs)
+
+
+def test_devices_that_are_like_each_other_teach_that_the_next_is_like_them():
+    alike = np.stack([factor * device(0, CODES, 0.02) for factor in (1, 2, 3)])
+    unlike = np.stack([np.random.default_rng(s).gamma(3.0, size=ARCHS) for s in range(3)])
+    found = [
+        learn(COMPONENTS, measured_at(each, 60)).mixture.centres[0, -2] for each in (alike, unlike)
+    ]
+    assert found[0] > found[1] + 1
 
 
 def test_a_single_source_teaches_too():
