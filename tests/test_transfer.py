@@ -286,6 +286,12 @@ def test_devices_that_are_like_each_other_teach_that_the_next_is_like_them():
     assert found[0] > found[1] + 1
 
 
+def test_a_source_on_which_ops_act_in_pairs_is_learnt_as_such():
+    paired = 2 + 3.0 * (CODES[:, 0] == CODES[:, 1]) + (CODES[:, 2] == CODES[:, 4])
+    prior = learn(COMPONENTS, measured_at(paired[None], 200))
+    assert np.corrcoef(prior.encode(COMPONENTS)[:, -1], paired)[0, 1] > 0.9
+
+
 def test_a_single_source_teaches_too():
     prior = learn(COMPONENTS, measured_at(SOURCES[:1], 60))
     archs = prior.encode(COMPONENTS)
@@ -380,16 +386,20 @@ def test_columns_of_a_table_become_components():
 
 def test_cells_that_differ_in_dead_ops_have_equal_graphs():
     conv = "nor_conv_3x3"
-    # The edge from node 1 to 3 is none and that to 2 too: what leads to node 1 is dead.
-    cells = [f"|{op}~0|+|{conv}~0|none~1|+|{conv}~0|none~1|{conv}~2|" for op in (conv, "none")]
-    cells.append(f"|{conv}~0|+|{conv}~0|none~1|+|{conv}~0|{conv}~1|{conv}~2|")
-    components, used = describe({"arch_str": np.array(cells), "flops": np.array([3.0, 2.0, 4.0])})
+    # Nothing leads from node 2 to 3, and from node 1 only to 2: all that leads there is dead.
+    cells = [
+        f"|{first}~0|+|{conv}~0|{second}~1|+|{conv}~0|none~1|none~2|"
+        for first, second in ((conv, conv), ("none", conv), (conv, "skip_connect"))
+    ]
+    cells.append(f"|{conv}~0|+|{conv}~0|{conv}~1|+|{conv}~0|{conv}~1|none~2|")
+    components, used = describe({"arch_str": np.array(cells), "flops": np.arange(4.0)})
     assert "arch_str" in used
     graphs = [c for c in components if c.name.startswith(("live", "graph"))]
     assert len(graphs) == 4
     for component in graphs:
-        np.testing.assert_array_equal(component.features[0], component.features[1])
-        assert (component.features[0] != component.features[2]).any()
+        for dead in component.features[1:3]:
+            np.testing.assert_array_equal(component.features[0], dead)
+        assert (component.features[0] != component.features[3]).any()
     with pytest.raises(ValueError, match="no NAS-Bench-201 cell"):
         describe({"arch_str": np.array([f"|{conv}~0|+|{conv}~0|"]), "flops": np.ones(1)})
 
