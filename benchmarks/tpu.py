@@ -186,6 +186,13 @@ def main(
         whole: Presets to be compiled as a whole, too.
         cache: A file where what was compiled is kept.
     """
+    if unknown := [name for name in generations if name not in MEASURED]:
+        raise SystemExit(
+            f"no published latency to calibrate on of {', '.join(unknown)}; "
+            f"there are {', '.join(MEASURED)}"
+        )
+    if unknown := [name for name in whole if name not in NETWORKS]:
+        raise SystemExit(f"no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
     if compile:
         for name in generations:
             make(generation(name), whole, Cache(cache))

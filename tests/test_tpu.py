@@ -511,7 +511,9 @@ def test_a_damaged_table_is_an_error_that_names_the_file(damage, tmp_path):
 
 
 def test_a_table_that_does_not_ship_is_an_error_that_says_which_do():
-    with pytest.raises(ValueError, match=r"no table of TPU v2 ships; there are v3\b.*benchmarks"):
+    with pytest.raises(
+        ValueError, match=r"no table of TPU v2 ships; there are v3, .*not calibrated"
+    ):
         tables.shipped("v2")
 
 
@@ -601,6 +603,13 @@ def test_the_document_shows_what_the_benchmark_prints(name):
     printed = list(benchmark.report(tables.shipped(name)))
     assert len(printed) > len(PRESETS)
     assert not [line for line in printed if line not in page]
+
+
+def test_the_benchmark_knows_what_it_can_be_asked_for():
+    with pytest.raises(SystemExit, match=r"no published latency.*v2; there are v3, v5e, v6e"):
+        benchmark.main(generations=("v2",))
+    with pytest.raises(SystemExit, match=r"no network 'sd9'; there are sd15, "):
+        benchmark.main(whole=("sd9",))
 
 
 # The bench.

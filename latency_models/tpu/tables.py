@@ -61,8 +61,8 @@ def shipped(name: str) -> TpuTable:
     if not path.exists():
         there = sorted(found.stem.removeprefix("tpu-") for found in FOLDER.glob("tpu-*.json"))
         raise ValueError(
-            f"no table of TPU {name} ships; there are {', '.join(there)}. "
-            f"Compile one of your own: python -m benchmarks.tpu --generations {name}"
+            f"no table of TPU {name} ships; there are {', '.join(there)}. Of others no U-Net's "
+            "latency is published; `estimated` compiles for them, and is not calibrated"
         )
     return load(path)
 
