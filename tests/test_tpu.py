@@ -47,7 +47,7 @@ V3 = generation("v3")
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 4), "float32")
 CALLS = tuple(Call(Conv(width), (IMAGE,)) for width in (4, 8, 12))
 UNKNOWN = Call(Conv(99), (IMAGE,))
-SHIPPED = ("v3", "v5e", "v6e")
+SHIPPED = tables.names()
 DOCS = Path(__file__).parent.parent / "docs" / "latency-tpu.md"
 
 
@@ -511,11 +511,15 @@ def test_a_damaged_table_is_an_error_that_names_the_file(damage, tmp_path):
 
 
 def test_a_table_that_does_not_ship_is_an_error_that_says_which_do():
-    with pytest.raises(ValueError, match=r"no table of TPU v2 ships; there are v3\b.*benchmarks"):
+    with pytest.raises(ValueError, match=r"no table of TPU v2 ships; .*v3, v5e.*not calibrated"):
         tables.shipped("v2")
 
 
 # What ships.
+
+
+def test_tables_ship_of_generations_of_which_a_latency_is_published():
+    assert {"v3", "v5e"} <= set(SHIPPED) <= benchmark.MEASURED.keys()
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -601,6 +605,13 @@ def test_the_document_shows_what_the_benchmark_prints(name):
     printed = list(benchmark.report(tables.shipped(name)))
     assert len(printed) > len(PRESETS)
     assert not [line for line in printed if line not in page]
+
+
+def test_the_benchmark_knows_what_it_can_be_asked_for():
+    with pytest.raises(SystemExit, match=r"no published latency.*v2; there are v3, v5e, v6e"):
+        benchmark.main(generations=("v2",))
+    with pytest.raises(SystemExit, match=r"no network 'sd9'; there are sd15, "):
+        benchmark.main(whole=("sd9",))
 
 
 # The bench.
