@@ -357,6 +357,13 @@ def test_what_cannot_be_converted_is_said_and_leaves_nothing(
     assert not list((tmp_path / "litert").iterdir())
 
 
+def test_weights_that_no_model_holds_are_said_before_anything_is_done(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(litert, "LIMIT", 1000)
+    monkeypatch.setattr(litert, "stablehlo", None)
+    with pytest.raises(ValueError, match=r"ResNet has .* GB of weights, .* measure its blocks"):
+        litert.model(drawn(RESNET), tmp_path)
+
+
 def test_a_converter_that_cannot_be_installed_is_said_and_leaves_nothing(
     tmp_path: Path, monkeypatch
 ):

@@ -15,7 +15,7 @@ from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
 from latency_models.measure import ADVICE, Target
-from latency_models.runtimes import CACHE, Runtime
+from latency_models.runtimes import CACHE, Runtime, Subject
 from latency_models.runtimes.litert import LiteRT
 from latency_models.runtimes.onnxruntime import OnnxRuntime
 from latency_models.runtimes.xla import XLA
@@ -55,6 +55,8 @@ class Settings:
     """At most so many blocks, drawn at random from all."""
     minutes: float | None = None
     """Nothing is begun after so many minutes."""
+    seconds: float = CAREFUL.seconds
+    """Least time for what is measured in turns, up to sixteen blocks or four networks."""
     target: Target = dataclasses.field(default_factory=Target)
     """How sure every measurement has to be, and when it is given up."""
     out: Path | None = None
@@ -129,7 +131,7 @@ def _measure(arguments: list[str]) -> int:
         runtime,
         blocks,
         {} if asked.blocks_only else networks,
-        dataclasses.replace(CAREFUL, target=asked.target),
+        dataclasses.replace(CAREFUL, seconds=asked.seconds, target=asked.target),
         minutes=asked.minutes,
         report=lambda line: print(f"  {line}", flush=True),
     )
@@ -154,7 +156,7 @@ def _export(arguments: list[str]) -> int:
     if len(names) < len(networks):
         raise ValueError(f"names that are no different as files: {list(networks)}")
     blocks = {f"block-{i:03d}": call for i, call in enumerate(_blocks(networks))}
-    subjects: dict[str, exchange.Subject] = {**blocks, **({} if asked.blocks_only else names)}
+    subjects: dict[str, Subject] = {**blocks, **({} if asked.blocks_only else names)}
     writers = {form: _WRITERS[form] for form in asked.forms}
     exchange.write(asked.out, subjects, writers)
     print(f"{len(subjects)} models as {', '.join(writers)}; {asked.out / 'README.md'} says how on")

@@ -30,6 +30,9 @@ from search_spaces.export.part import Part
 CONVERTER = "0.5.0"
 """Its Python interface is documented nowhere, so this one version it is."""
 
+LIMIT = 2**31
+"""Bytes that a model, which is one FlatBuffer, stays below."""
+
 _PINNED = (
     f"litert-converter=={CONVERTER}",
     "backports.strenum==1.2.8",
@@ -50,9 +53,15 @@ def model(part: Part, cache: Path, *, respelled: bool = True) -> Path:
     """The network as a LiteRT model with its weights inside, a file under `cache`.
 
     Inputs and outputs are in the order of their sorted names. A network that was converted before
-    is not converted again. Raises `ValueError` on what the converter cannot do, or if it cannot be
-    installed.
+    is not converted again. Raises `ValueError` on what the converter cannot do, on weights that no
+    model can hold, or if the converter cannot be installed.
     """
+    size = sum(weight.nbytes for weight in part.weights.values())
+    if size >= LIMIT:
+        raise ValueError(
+            f"{part.name} has {size / 1e9:.2f} GB of weights, and a LiteRT model holds less than "
+            f"{LIMIT / 1e9:.2f} GB; measure its blocks, or measure it by another runtime"
+        )
     program = stablehlo(part, respelled=respelled)
     digest = hashlib.sha256(program)
     digest.update(json.dumps([CONVERTER, sorted(part.inputs), sorted(part.outputs)]).encode())
@@ -116,7 +125,7 @@ def _without_callers() -> Iterator[None]:
 def _respelled(program: ClosedJaxpr, reads: Sequence[Any]) -> list[Any]:
     """What a program computes of `reads`, in the words that LiteRT has fast operators for.
 
-    An exact GELU is named as PyTorch's converters name it; otherwise it becomes seventy operators,
+    An exact GELU is named as PyTorch's converters name it; otherwise it becomes some 65 operators,
     of which XNNPACK takes not all. Repetitions of whole pixels become joints, since a broadcast to
     more than four axes is a loop over elements. Of spellings that depend on the platform the one
     for all others is taken.
