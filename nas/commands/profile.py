@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from latency_models import campaign, exchange, importers, provenance, store
+from latency_models import campaign, exchange, importers, store
 from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
@@ -158,9 +158,7 @@ def _export(arguments: list[str]) -> int:
     blocks = {f"block-{i:03d}": call for i, call in enumerate(_blocks(networks))}
     subjects: dict[str, Subject] = {**blocks, **({} if asked.blocks_only else names)}
     writers = {form: _WRITERS[form] for form in asked.forms}
-    exchange.write(
-        asked.out, subjects, writers, precision="float32", attention=provenance.AS_WRITTEN
-    )
+    exchange.write(asked.out, subjects, writers)
     print(f"{len(subjects)} models as {', '.join(writers)}; {asked.out / 'README.md'} says how on")
     return 0
 
