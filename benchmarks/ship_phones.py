@@ -1,7 +1,8 @@
 """Fits the models of phones' GPUs that come with the project, on all rows there are.
 
 `python -m benchmarks.ship_phones --data DIR` writes `latency_models/tables/NAME`, a folder for each
-device and runtime, and prints its card. `benchmarks.phones` says how good such fits are.
+device and runtime, and prints what their cards say; `--show` prints that alone. `benchmarks.phones`
+says how good such fits are.
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,10 @@ ASSUMED = (
     "A product by weights, and one of two activations with all its heads together, is priced as a "
     "convolution over one pixel.",
     "Element-wise operations that follow a convolution or product alone are linked into it; what "
-    "has no link among the measured kernels counts as a multiplication.",
-    "Reductions (of normalisations and softmax), transposes, copies and other element-wise "
-    "operations have no counterpart among the measured kernels: they are bound by memory, at the "
+    "has no link among the measured kernels counts as a multiplication. Where the runtime links "
+    "nothing they are bound by memory.",
+    "Reductions (of normalisations and softmax), transposes, copies, other element-wise "
+    "operations, and concatenations where none was measured, are bound by memory: at the "
     "rate `element_ms` of concatenations, poolings and additions, read and written once.",
     "What it costs to start a network once is left out.",
 )
@@ -46,10 +48,11 @@ def ship(
     logs = np.abs(np.log(ms / fitted.kernels_ms))
     model = PhoneGpu(
         fitted.predictor,
-        phones.moving_ms(fitted.predictor),
+        phones.moving_ms(networks),
         reach.macs,
         reach.elements,
         float(np.sqrt(np.mean(far**2))),
+        linking=any(kernel.links for kernel in kernels),
     )
     card = {
         "device": device,
@@ -104,16 +107,38 @@ def name(device: str, runtime: str) -> str:
     return f"{device.partition(' (')[0].lower().replace(' ', '-')}-{kind}"
 
 
+def show(folders: Sequence[Path]) -> None:
+    """Prints the cards of the models in `folders`."""
+    print(
+        "| model | kernels MAPE | within 10 % | in 90 % interval | networks MAPE | larger kernels "
+        "MAPE | size, KB |\n|---|---|---|---|---|---|---|"
+    )
+    for folder in folders:
+        _, card = saved.load(folder)
+        error = card["error on networks left out, percent"]
+        inside = card["in the 90 % interval of its kind, networks left out, percent"]
+        far = card["beyond the largest kernels"]["percent off"]
+        size = sum(file.stat().st_size for file in folder.iterdir()) / 1e3
+        print(
+            f"| {folder.name} | {error['kernels']} | {error['within 10']} | {inside} "
+            f"| {error['networks']} | {far} | {size:.0f} |"
+        )
+
+
 def main(data: Path, out: Path) -> None:
     for (device, runtime), networks in phone_data.read(data).items():
         model, card = ship(device, runtime, networks)
         saved.save(out / name(device, runtime), model, card)
-        print(name(device, runtime), card["error on networks left out, percent"], flush=True)
-        print("  beyond:", card["beyond the largest kernels"], flush=True)
+        print(f"{name(device, runtime)} is written", flush=True)
+    show(sorted(path.parent for path in out.glob(f"*/{saved.MODEL}")))
 
 
 if __name__ == "__main__":
     parser = phone_data.arguments(str(__doc__))
     parser.add_argument("--out", type=Path, default=TABLES, help="where the folders are written")
+    parser.add_argument("--show", action="store_true", help="print the cards of what is there")
     given = parser.parse_args()
-    main(given.data, given.out)
+    if given.show:
+        show(sorted(path.parent for path in given.out.glob(f"*/{saved.MODEL}")))
+    else:
+        main(given.data, given.out)

@@ -23,12 +23,19 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 
+from latency_models import published
 from latency_models.calibrate import Calibrated, fit, leave_one_out
 from latency_models.latency import Latency, Whole
 from latency_models.runtimes import CACHE
 from latency_models.tpu import tables
 from latency_models.tpu.compiler import Cache, compile_all, versions
-from latency_models.tpu.estimates import ESTIMATORS, Estimates, KernelRoofline, summed
+from latency_models.tpu.estimates import (
+    ESTIMATORS,
+    Estimates,
+    Estimator,
+    KernelRoofline,
+    summed,
+)
 from latency_models.tpu.generations import Generation, generation
 from latency_models.tpu.tables import Anchor, TpuTable
 from search_spaces.actions import Remove
@@ -38,44 +45,46 @@ from search_spaces.presets import PRESETS, sdxl
 from search_spaces.program import calls
 from search_spaces.unet import inputs, lower
 
-TABLE_1 = "MobileDiffusion (arXiv 2311.16567), Table 1: TPU v3, jit, per forward step"
+LARGE = "sdxl, batch 2, 128x128"
 
 
-class Published(NamedTuple):
-    """A latency that somebody measured on a TPU and published."""
+class Known(NamedTuple):
+    """A latency that somebody measured on a TPU and published, of one of `NETWORKS`."""
 
     network: str
     ms: float
-    digits: float  # Of the last place that is printed.
     source: str
 
 
-MEASURED: Mapping[str, tuple[Published, ...]] = {
-    "v3": (
-        Published("sd15", 21.7, 0.1, TABLE_1),
-        Published("sdxl", 29.5, 0.1, TABLE_1),
-        Published("snapfusion-v3", 15.0, 0.1, TABLE_1),
-        Published("mobile-diffusion", 9.9, 0.1, TABLE_1),
-        Published("mobile-diffusion-lite", 8.8, 0.1, TABLE_1),
-    ),
-    "v5e": (
-        Published(
-            "sdxl, batch 2, 128x128",
-            2281.3 / 20,
-            0.1,
-            "MLPerf Inference v4.1, closed, Google: SDXL offline, 1.75335 samples/s on 4 chips; "
-            "a 20th of a sample, so text encoders and decoder are in it",
-        ),
-    ),
-    "v6e": (
-        Published(
-            "sdxl, batch 2, 128x128",
-            735.4 / 20,
-            0.1,
-            "MLPerf Inference v4.1, closed, Google: SDXL offline, 5.43896 samples/s on 4 chips; "
-            "a 20th of a sample, so text encoders and decoder are in it",
-        ),
-    ),
+def known(device: str, component: str, names: Mapping[str, str], steps: int) -> tuple[Known, ...]:
+    """What is published of a device; `names` are our networks by the names of those published.
+
+    A pipeline's latency is shared out to its `steps`.
+    """
+    rows = {
+        row.model: row
+        for row in published.read()
+        if row.device == device and row.component == component
+    }
+    return tuple(
+        Known(network, rows[name].latency_ms / steps, f"{rows[name].source}; {rows[name].note}")
+        for name, network in names.items()
+    )
+
+
+TABLE_1 = {
+    "sd1.4/1.5": "sd15",
+    "sdxl": "sdxl",
+    "snapfusion": "snapfusion-v3",
+    "mobilediffusion": "mobile-diffusion",
+    "mobilediffusion-lite": "mobile-diffusion-lite",
+}
+# Text encoders and decoder are in what is published of these.
+OF_PIPELINES = ("pipeline per image per chip", {"sdxl-base-1.0": LARGE}, 20)
+MEASURED: Mapping[str, tuple[Known, ...]] = {
+    "v3": known("TPU v3", "unet", TABLE_1, 1),
+    "v5e": known("TPU v5e-4", *OF_PIPELINES),
+    "v6e": known("TPU v6e-4", *OF_PIPELINES),
 }
 
 
@@ -97,7 +106,7 @@ def without_middle() -> Whole:
 
 NETWORKS: Mapping[str, Callable[[], Whole]] = {
     **{name: functools.partial(preset, name) for name in PRESETS},
-    "sdxl, batch 2, 128x128": large,
+    LARGE: large,
     "sdxl without its middle's transformer": without_middle,
 }
 
@@ -107,38 +116,53 @@ def priced(name: str) -> tuple[Call, ...]:
     return tuple(calls(*NETWORKS[name]()).values())
 
 
-def measured(published: Iterable[Published]) -> list[tuple[tuple[Call, ...], Latency]]:
-    """Published latencies as networks to calibrate on: known to half of their last digit."""
-    return [(priced(p.network), Latency(p.ms, p.digits / math.sqrt(12))) for p in published]
+def measured(of: Iterable[Known]) -> list[tuple[tuple[Call, ...], Latency]]:
+    """Published latencies as networks to calibrate on. They are printed to a tenth."""
+    return [(priced(p.network), Latency(p.ms, 0.1 / math.sqrt(12))) for p in of]
 
 
-def errors(left_out: Sequence[Latency], published: Sequence[Published]) -> np.ndarray:
+def errors(left_out: Sequence[Latency], of: Sequence[Known]) -> np.ndarray:
     """Relative errors of what was predicted."""
-    return np.array([found.ms / p.ms - 1 for found, p in zip(left_out, published, strict=True)])
+    return np.array([found.ms / p.ms - 1 for found, p in zip(left_out, of, strict=True)])
 
 
 def calibrated(estimates: Estimates, v3: Estimates) -> tuple[Calibrated, tuple[Anchor, ...]]:
     """The estimates, calibrated on what is published of their generation.
 
     With several networks the residual is what each is missed by when it is left out. One network
-    says nothing of that, so it is what the same procedure misses on v3: a factor from SDXL alone,
-    against the other four.
+    says nothing of that, so it is what the same procedure misses on v3, `alone`, and how far the
+    other estimators are off this one on the presets, `disagreement`: the two are independent.
     """
-    published = MEASURED[estimates.generation.name]
-    networks = measured(published)
+    anchored = MEASURED[estimates.generation.name]
+    networks = measured(anchored)
     found = fit(estimates, networks)
-    if len(published) > 1:
+    if len(anchored) > 1:
         left_out = leave_one_out(estimates, networks)
-        missed = errors(left_out, published)
-        predicted = [latency.ms for latency in left_out]
+        missed = rms(errors(left_out, anchored))
+        predicted = [round(latency.ms, 3) for latency in left_out]
     else:
-        missed, predicted = alone(v3), [None]
-    residual = max(found.residual, float(np.sqrt(np.mean(missed**2))))
+        missed, predicted = math.hypot(rms(alone(v3)), rms(disagreement(estimates))), [None]
     anchors = (
-        Anchor(p.network, p.ms, None if ms is None else round(ms, 3), p.source)
-        for p, ms in zip(published, predicted, strict=True)
+        Anchor(p.network, p.ms, ms, p.source) for p, ms in zip(anchored, predicted, strict=True)
     )
-    return replace(found, residual=residual), tuple(anchors)
+    return replace(found, residual=max(found.residual, missed)), tuple(anchors)
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def disagreement(estimates: Estimates) -> np.ndarray:
+    """How far presets are from what `estimates` says of them by each of the other estimators, all
+    calibrated alike; `[estimators, presets]`, relative."""
+    networks = measured(MEASURED[estimates.generation.name])
+
+    def by(estimator: Estimator) -> np.ndarray:
+        model = fit(replace(estimates, estimator=estimator), networks)
+        return np.array([model.predict(priced(name)).ms for name in PRESETS])
+
+    others = [estimator for estimator in ESTIMATORS if estimator != estimates.estimator]
+    return np.array([by(estimator) for estimator in others]) / by(estimates.estimator) - 1
 
 
 def alone(v3: Estimates) -> np.ndarray:
@@ -149,7 +173,7 @@ def alone(v3: Estimates) -> np.ndarray:
 
 
 def main(
-    generations: tuple[str, ...] = ("v3", "v5e", "v6e"),
+    generations: tuple[str, ...] = (),
     compile: bool = False,
     whole: tuple[str, ...] = (),
     cache: Path = CACHE / "tpu.jsonl",
@@ -157,17 +181,26 @@ def main(
     """Prints what the tables say; with `compile`, makes them first.
 
     Args:
-        generations: TPUs; v3 is needed for the error of the others.
+        generations: TPUs; those whose tables ship, and with `compile` all of which a latency is
+            published, unless told otherwise. The error of the others takes v3's table.
         compile: Compile what is missing in the tables, and write them.
         whole: Presets to be compiled as a whole, too.
         cache: A file where what was compiled is kept.
     """
+    generations = generations or (tuple(MEASURED) if compile else tables.names())
+    if unknown := [name for name in generations if name not in MEASURED]:
+        raise SystemExit(
+            f"no published latency to calibrate on of {', '.join(unknown)}; "
+            f"there are {', '.join(MEASURED)}"
+        )
+    if unknown := [name for name in whole if name not in NETWORKS]:
+        raise SystemExit(f"no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
     if compile:
         for name in generations:
             make(generation(name), whole, Cache(cache))
     for name in generations:
         for line in report(tables.shipped(name)):
-            print(line)
+            print(line, flush=True)
 
 
 def make(of: Generation, whole: Sequence[str], cache: Cache) -> None:
@@ -180,41 +213,52 @@ def make(of: Generation, whole: Sequence[str], cache: Cache) -> None:
         print(f"TPU {of.name}: {share:.0%} after {time.monotonic() - start:.0f} s", flush=True)
 
     rows = tables.estimated(wanted, of, cache, progress)
+    path = tables.FOLDER / f"tpu-{of.name}.json"
+    before = tables.load(path) if path.exists() else None
+    if before and dict(before.provenance.versions) == dict(versions()):
+        whole = tuple(dict.fromkeys([*before.networks, *whole]))
     compiled = compile_all([NETWORKS[name]() for name in whole], of, cache, progress)
     networks = {name: summed(each, of) for name, each in zip(whole, compiled, strict=True)}
     estimates = Estimates(of, rows, KernelRoofline())
     v3 = estimates if of.name == "v3" else tables.shipped("v3").estimates
     model, anchors = calibrated(estimates, v3)
-    source = f"python -m benchmarks.tpu --compile --generations {of.name}"
+    source = " ".join(
+        ["python -m benchmarks.tpu --compile --generations", of.name]
+        + ["--whole", *networks] * bool(networks)
+    )
     table = TpuTable(tables.provenance(of, versions(), source), model, anchors, networks)
-    tables.write(tables.FOLDER / f"tpu-{of.name}.json", table)
+    tables.write(path, table)
 
 
 def report(table: TpuTable) -> Iterator[str]:
     """What a table says, as Markdown."""
     name = table.estimates.generation.name
     if name == "v3":
-        yield from ["", "## TPU v3: Table 1, each row left out in turn", ""]
-        yield from left_out(table)
-        yield from ["", "## What Table 1 can mean", ""]
-        yield from readings(table)
-    yield from ["", f"## TPU {name}: {table.model.fixed_ms:.2f} ms + {table.model.scale:.3f} x", ""]
-    yield from presets(table)
+        yield from ["", "### TPU v3: Table 1, each row left out in turn", "", *left_out(table)]
+        yield from ["", "### TPU v3: what Table 1 can mean", "", *readings(table)]
+    yield from ["", *presets(table)]
+    if len(table.anchors) == 1:
+        yield from ["", f"### TPU {name}: by every estimator, calibrated alike, ms", ""]
+        yield from opinions(table)
     if table.networks:
-        yield from ["", f"## TPU {name}: calls against the network as a whole", ""]
-        yield from additivity(table)
+        yield from [
+            "",
+            f"### TPU {name}: calls, and the network as a whole",
+            "",
+            *additivity(table),
+        ]
 
 
 def left_out(table: TpuTable) -> Iterator[str]:
-    published = MEASURED["v3"]
-    networks = measured(published)
-    yield "| estimator | calibration | " + " | ".join(p.network for p in published) + " | mean |"
-    yield "|---|---|" + "---|" * (len(published) + 1)
+    anchored = MEASURED["v3"]
+    networks = measured(anchored)
+    yield "| estimator | calibration | " + " | ".join(p.network for p in anchored) + " | mean |"
+    yield "|---|---|" + "---|" * (len(anchored) + 1)
     for estimator in ESTIMATORS:
         estimates = replace(table.estimates, estimator=estimator)
         for fixed_cost in (False, True):
             found = fit(estimates, networks, fixed_cost=fixed_cost)
-            missed = errors(leave_one_out(estimates, networks, fixed_cost=fixed_cost), published)
+            missed = errors(leave_one_out(estimates, networks, fixed_cost=fixed_cost), anchored)
             yield (
                 f"| {type(estimator).__name__} | {_line(found)} | "
                 + " | ".join(f"{error:+.1%}" for error in missed)
@@ -247,29 +291,50 @@ def readings(table: TpuTable) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for row, names in READINGS.items():
         for name in names:
-            published = [
-                p._replace(network=name) if p.network == row else p for p in MEASURED["v3"]
-            ]
-            i = [p.network for p in published].index(name)
-            found = leave_one_out(table.estimates, measured(published))
-            missed = errors(found, published)
+            anchored = [p._replace(network=name) if p.network == row else p for p in MEASURED["v3"]]
+            i = [p.network for p in anchored].index(name)
+            found = leave_one_out(table.estimates, measured(anchored))
+            missed = errors(found, anchored)
             size = sum(model(call).size for call in priced(name)) / 1e6
             work = sum((macs(call) for call in priced(name)), NONE).total / 1e9
             yield (
                 f"| {name} | {size:.0f} ({SAID[row][0]}) | {work:.0f} ({SAID[row][1]}) | "
-                f"{published[i].ms} | {found[i].ms:.1f} ({missed[i]:+.1%}) | "
+                f"{anchored[i].ms} | {found[i].ms:.1f} ({missed[i]:+.1%}) | "
                 f"{np.abs(missed).mean():.1%} |"
             )
 
 
 def presets(table: TpuTable) -> Iterator[str]:
-    known = {p.network: p.ms for p in MEASURED[table.estimates.generation.name]}
+    of, found = table.estimates.generation, table.model
+    known = {p.network: f"{p.ms:.1f}" for p in MEASURED[of.name]}
     names = dict.fromkeys([*PRESETS, *known])
+    yield (
+        f"### TPU {of.name}: {_line(found)} the sum of the calls, ± {found.residual:.0%}, "
+        f"from {len(table.anchors)} published"
+    )
+    yield ""
     yield "| network | ms | published |"
     yield "|---|---|---|"
     for name in names:
         ms = table.model.predict(priced(name))
         yield f"| {name} | {ms.ms:.1f} ± {ms.std:.1f} | {known.get(name, '')} |"
+
+
+def opinions(table: TpuTable) -> Iterator[str]:
+    networks = measured(MEASURED[table.estimates.generation.name])
+    names = ("sd15", "sdxl", "snapfusion-v3", "mobile-diffusion", "mobile-diffusion-lite")
+    yield "| estimator | before, of the published | " + " | ".join(names) + " |"
+    yield "|---|---|" + "---|" * len(names)
+    for estimator in ESTIMATORS:
+        estimates = replace(table.estimates, estimator=estimator)
+        found = fit(estimates, networks)
+        ms = (found.predict(priced(name)).ms for name in names)
+        before = estimates.predict(networks[0][0]).ms
+        yield (
+            f"| {type(estimator).__name__} | {before:.1f} | "
+            + " | ".join(f"{each:.1f}" for each in ms)
+            + " |"
+        )
 
 
 def additivity(table: TpuTable) -> Iterator[str]:

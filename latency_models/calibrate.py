@@ -51,6 +51,11 @@ class Calibrated(LatencyModel):
         ms = self.fixed_ms + parts.ms
         return Latency(ms, math.hypot(parts.std, self.residual * ms))
 
+    @property
+    def parts(self) -> "Calibrated":
+        """This model without the fixed cost, which is a network's and no part's."""
+        return dataclasses.replace(self, fixed_ms=0.0)
+
     def _parts(self, calls: list[Call]) -> Iterator[Latency]:
         """Yields the scaled latency of the calls of each factor."""
         factors = dict(self.scales)

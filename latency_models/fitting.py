@@ -3,11 +3,11 @@
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from latency_models import calibrate, check, gaussian, interpolation, learned, rates
+from latency_models import calibrate, check, gaussian, interpolation, learned, rates, trees
 from latency_models.calibrate import Calibrated
 from latency_models.check import Errors
 from latency_models.features import kind
@@ -18,11 +18,14 @@ from latency_models.table import Table
 from search_spaces.ops import Call
 from search_spaces.program import calls
 
+T = TypeVar("T")
+
 Method: TypeAlias = Callable[[Mapping[Call, Latency]], LatencyModel]
 """Fits a model to measured calls."""
 
 METHODS: Mapping[str, Method] = {
     "gaussian": lambda rows: learned.fit(rows, gaussian.fit),
+    "trees": lambda rows: learned.fit(rows, trees.boosted),
     "rates": rates.fit,
     "interpolation": interpolation.fit,
 }
@@ -59,12 +62,14 @@ def together(files: Sequence[Measurements]) -> Measurements:
 def fit(found: Measurements, method: Method, *, held_out: float = 0.2, seed: int = 0) -> Fitted:
     """Fits `method` to the calls and, where networks were measured, what sums of calls miss.
 
-    A share `held_out` of the calls and of the networks, drawn by `seed`, is predicted by a fit to
-    the others first. Raises `ValueError` where there is too little to fit.
+    A share `held_out` of the calls of each kind and of the networks, drawn by `seed`, is predicted
+    by a fit to the others first. Raises `ValueError` where there is too little to fit.
     """
     rng = np.random.default_rng(seed)
-    rows, test_rows = _split(rng, list(found.table.rows.items()), held_out)
-    networks, test_networks = _split(rng, list(found.networks), held_out)
+    rows, test_rows = _split(
+        rng, list(found.table.rows.items()), held_out, lambda row: kind(row[0])
+    )
+    networks, test_networks = _split(rng, list(found.networks), held_out, lambda network: "")
     errors, kinds, whole = None, {}, None
     if test_rows or test_networks:
         tried = _fitted(method, dict(rows), networks)
@@ -78,13 +83,19 @@ def fit(found: Measurements, method: Method, *, held_out: float = 0.2, seed: int
     return Fitted(model, errors, kinds, whole)
 
 
-def _split(rng: np.random.Generator, every: list[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """What is kept and what is held out. Of fewer than ten nothing is held out."""
-    if len(every) < 10:
-        return every, []
-    order = rng.permutation(len(every))
-    count = round(share * len(every))
-    return [every[i] for i in sorted(order[count:])], [every[i] for i in sorted(order[:count])]
+def _split(
+    rng: np.random.Generator, every: list[T], share: float, group: Callable[[T], str]
+) -> tuple[list[T], list[T]]:
+    """What is kept and what is held out, of each group in this share. Of a group of fewer than
+    five nothing is held out, so that what is kept can be fitted as the whole can."""
+    kept, tested = [], []
+    for name in sorted({group(each) for each in every}):
+        own = [each for each in every if group(each) == name]
+        count = round(share * len(own)) if len(own) >= 5 else 0
+        out = set(rng.permutation(len(own))[:count].tolist())
+        kept += [each for i, each in enumerate(own) if i not in out]
+        tested += [each for i, each in enumerate(own) if i in out]
+    return kept, tested
 
 
 def _fitted(

@@ -34,7 +34,6 @@ class Kind(enum.StrEnum):
 
 KINDS = tuple(Kind)
 _WITH_WEIGHTS = {Kind.CONV, Kind.GROUPED, Kind.DENSE, Kind.DEPTHWISE}
-_POOLING = {Kind.MEAN, Kind.MAX_POOL, Kind.AVERAGE_POOL}
 LINKS = ("add", "mul", "relu", "sigmoid", "hard_swish", "minimum")
 
 
@@ -67,11 +66,9 @@ class Kernel:
     @property
     def macs(self) -> float:
         """Multiply-accumulates, or element operations of what multiplies nothing."""
-        per_output = self.window**2 if self.kind not in _POOLING | {Kind.CONCAT} else 1
+        per_output = 1.0 if self.kind is Kind.CONCAT else float(self.window**2)
         if self.kind in (Kind.CONV, Kind.GROUPED, Kind.DENSE):
             per_output *= self.channels_in / self.groups
-        if self.kind in _POOLING:
-            per_output = self.window**2
         return float(self.pixels_out * self.channels_out * per_output)
 
     @property
@@ -117,46 +114,49 @@ def strata(kernels: Sequence[Kernel]) -> np.ndarray:
 
 
 def features(kernels: Sequence[Kernel]) -> np.ndarray:
-    """What trees read, `[kernels, features]`; each kind is a column of its own."""
-    return np.array([_features(kernel) for kernel in kernels], np.float32)
+    """What trees read, `[kernels, len(FEATURES)]`; each kind is a column of its own."""
+    return np.array([list(_features(kernel).values()) for kernel in kernels], np.float32)
 
 
-def _features(k: Kernel) -> list[float]:
+def _features(k: Kernel) -> dict[str, float]:
     slices_in, slices_out = math.ceil(k.channels_in / 4), math.ceil(k.channels_out / 4)
     side = math.sqrt(k.pixels_out)
-    groups = math.ceil(side / 8) * math.ceil(side / 4) * slices_out
     outputs = k.pixels_out * k.channels_out
-    return [
-        *(float(k.kind is kind) for kind in KINDS),
-        k.pixels_in,
-        k.pixels_out,
-        k.channels_in,
-        k.channels_out,
-        k.window,
-        k.stride,
-        k.groups,
-        k.inputs,
-        k.macs,
-        k.pixels_in * k.channels_in,
-        outputs,
-        k.weights,
-        k.elements,
-        k.macs / k.elements,
-        *(float(k.links.count(link)) for link in LINKS),
-        len(k.links),
-        slices_in,
-        slices_out,
-        4 * slices_in / k.channels_in,
-        4 * slices_out / k.channels_out,
-        k.pixels_out * slices_out,
-        groups,
-        math.ceil(k.pixels_out / 64) * math.ceil(slices_out / 4),
-        math.ceil(side / 2) ** 2 * slices_out,
-        k.window**2 * slices_in,
-        k.macs / (k.pixels_out * slices_out),
-        k.weights / outputs,
-        k.channels_out % 8 == 0,
-        k.channels_out % 16 == 0,
-        k.channels_in % 8 == 0,
-        k.pixels_out % 2,
-    ]
+    return {
+        **{kind: float(k.kind is kind) for kind in KINDS},
+        "pixels in": k.pixels_in,
+        "pixels out": k.pixels_out,
+        "channels in": k.channels_in,
+        "channels out": k.channels_out,
+        "window": k.window,
+        "stride": k.stride,
+        "groups": k.groups,
+        "inputs": k.inputs,
+        "multiply-accumulates": k.macs,
+        "elements read": k.pixels_in * k.channels_in,
+        "elements written": outputs,
+        "weights": k.weights,
+        "elements": k.elements,
+        "intensity": k.macs / k.elements,
+        **{f"linked {link}": float(k.links.count(link)) for link in LINKS},
+        "links": len(k.links),
+        "slices in": slices_in,
+        "slices out": slices_out,
+        "padding in": 4 * slices_in / k.channels_in,
+        "padding out": 4 * slices_out / k.channels_out,
+        "slices written": k.pixels_out * slices_out,
+        "work groups of 8x4": math.ceil(side / 8) * math.ceil(side / 4) * slices_out,
+        "work groups of 64x4": math.ceil(k.pixels_out / 64) * math.ceil(slices_out / 4),
+        "work groups of 2x2": math.ceil(side / 2) ** 2 * slices_out,
+        "slices in a window": k.window**2 * slices_in,
+        "multiply-accumulates a slice": k.macs / (k.pixels_out * slices_out),
+        "weights an output": k.weights / outputs,
+        "eights out": k.channels_out % 8 == 0,
+        "sixteens out": k.channels_out % 16 == 0,
+        "eights in": k.channels_in % 8 == 0,
+        "odd pixels": k.pixels_out % 2,
+    }
+
+
+FEATURES = tuple(map(str, _features(Kernel(Kind.CONV, 1, 1, 1, 1))))
+"""Names of the columns of `features`."""

@@ -7,6 +7,7 @@ and to run what no profile lists.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from latency_models import trees
-from latency_models.kernels import KINDS, Graph, Kernel, Kind, features, strata, work
+from latency_models.kernels import FEATURES, KINDS, Graph, Kernel, Kind, features, strata, work
 from latency_models.latency import Latency, LatencyModel, UnknownCall
 from latency_models.lowering import graph
 from latency_models.trees import Stratified
@@ -50,12 +51,28 @@ class Predictor:
     """Predicts kernels and networks on one device.
 
     `rooflines[k]` are milliseconds: fixed, for a multiply-accumulate and for an element moved by a
-    kernel of kind `KINDS[k]`; they are not numbers where none of its kind was measured.
+    kernel of kind `kinds[k]`; they are not numbers where none of its kind was measured. `kinds` and
+    `columns` are the kinds and features there were when it was fitted: with others its numbers
+    would mean something else, so `ValueError`.
     """
 
     rooflines: np.ndarray  # [kinds, 3]
     regressor: Stratified
     overhead: Overhead
+    kinds: tuple[str, ...] = tuple(map(str, KINDS))
+    columns: tuple[str, ...] = FEATURES
+
+    def __post_init__(self) -> None:
+        if self.kinds != tuple(map(str, KINDS)) or self.columns != FEATURES:
+            raise ValueError(
+                "a predictor of other kinds of kernels or other features than this version has; "
+                "fit it again"
+            )
+
+    @property
+    def known(self) -> set[Kind]:
+        """Kinds that were measured."""
+        return {kind for kind, rates in zip(KINDS, self.rooflines, strict=True) if rates[0] >= 0}
 
     def kernels(self, kernels: Sequence[Kernel]) -> list[Latency]:
         """Latencies of the kernels, each by itself. Raises `ValueError` on kinds never measured."""
@@ -76,14 +93,12 @@ class Predictor:
 
     def _logs(self, kernels: Sequence[Kernel]) -> tuple[np.ndarray, np.ndarray]:
         kinds = strata(kernels)
-        base = (work(kernels) * self.rooflines[kinds]).sum(axis=1)
-        if not np.isfinite(base).all():
-            unknown = sorted({KINDS[k] for k in kinds[~np.isfinite(base)].tolist()})
-            known = [KINDS[k] for k in np.flatnonzero(np.isfinite(self.rooflines[:, 0])).tolist()]
+        if unknown := {kernel.kind for kernel in kernels} - self.known:
             raise ValueError(
-                f"no {', '.join(unknown)} was measured on this device; measured were "
-                f"{', '.join(known)}"
+                f"no {', '.join(sorted(unknown))} was measured on this device; measured were "
+                f"{', '.join(sorted(self.known))}"
             )
+        base = (work(kernels) * self.rooflines[kinds]).sum(axis=1)
         mean, std = self.regressor(features(kernels), kinds)
         return np.log(base) + mean, std
 
@@ -216,14 +231,19 @@ def beyond(networks: Sequence[Measured], **options: Any) -> np.ndarray:
     return y[large] - fitted(x[large])
 
 
-def moving_ms(predictor: Predictor) -> float:
-    """Milliseconds that an element moved costs where little else is done: the median of the rates
-    of the kinds that only move."""
-    moving = [KINDS.index(kind) for kind in (Kind.CONCAT, Kind.MAX_POOL, Kind.AVERAGE_POOL)]
-    moving += [KINDS.index(kind) for kind in (Kind.ADD, Kind.MUL, Kind.RELU)]
-    rates = predictor.rooflines[moving, 2]
-    found = rates[np.isfinite(rates) & (rates > 0)]
-    if not len(found):
+_MOVING = (Kind.CONCAT, Kind.MAX_POOL, Kind.AVERAGE_POOL, Kind.ADD, Kind.MUL, Kind.RELU)
+
+
+def moving_ms(networks: Sequence[Measured]) -> float:
+    """Milliseconds that an element moved costs where little else is done: for each kind that only
+    moves, the rate beside a fixed cost; of those, the median."""
+    kernels = [kernel for network in networks for kernel in network.graph.kernels]
+    ms = np.array([time for network in networks for time in network.kernels_ms])
+    kinds, done = strata(kernels), work(kernels)[:, [0, 2]]
+    places = [KINDS.index(kind) for kind in _MOVING if KINDS.index(kind) in kinds]
+    rates = [roofline(done[kinds == k], ms[kinds == k])[1] for k in places]
+    found = [rate for rate in rates if rate > 0]
+    if not found:
         raise ValueError("no kernel that only moves elements was measured on this device")
     return float(np.median(found))
 
@@ -233,9 +253,11 @@ class PhoneGpu(LatencyModel):
     """Prices calls as the kernels a phone's GPU runs for them; see `lowering.graph`.
 
     What no kernel was measured for is bound by memory: `element_ms` for each number read or
-    written, beside what the overhead says of a launch. `overhead.fixed_ms` is that of a network and
-    is left out, since calls are parts of one. Kernels larger than `macs` and `elements` (those of
-    the largest that was measured, by kind) are off by `beyond`, all in the same direction.
+    written, beside what the overhead says of a launch. So are concatenations where none was
+    measured, and links where the device's runtime does not link (`linking`). `overhead.fixed_ms` is
+    that of a network and is left out, since calls are parts of one. Kernels larger than `macs` and
+    `elements` (those of the largest that was measured, by kind) are off by `beyond`, all in the
+    same direction.
     """
 
     predictor: Predictor
@@ -243,29 +265,52 @@ class PhoneGpu(LatencyModel):
     macs: np.ndarray  # [kinds]
     elements: np.ndarray  # [kinds]
     beyond: float
+    linking: bool
 
     def predict(self, calls: Iterable[Call]) -> Latency:
         counts = Counter(calls)
-        prices = [self._price(call) for call in counts]
+        prices = self._prices(tuple(counts))
         ms = math.fsum(n * price.ms for n, price in zip(counts.values(), prices, strict=True))
         # Errors of kernels beyond what was measured go together; so does that of the overhead.
         std = math.fsum(n * price.std for n, price in zip(counts.values(), prices, strict=True))
         return Latency(ms, math.hypot(std, self.predictor.overhead.std * ms))
 
-    def _price(self, call: Call) -> Latency:
-        found, rates = graph(call), self.predictor.overhead
-        try:
-            kernels = self.predictor.kernels(found.kernels)
-        except ValueError as error:
-            raise UnknownCall(f"{call} cannot be priced: {error}") from error
-        reach = Reach(self.macs, self.elements)
+    def _prices(self, calls: Sequence[Call]) -> list[Latency]:
+        graphs = [self._as_run(graph(call)) for call in calls]
+        for call, found in zip(calls, graphs, strict=True):
+            unknown = {kernel.kind for kernel in found.kernels} - self.predictor.known
+            if unknown:
+                raise UnknownCall(
+                    f"{call} cannot be priced: no {', '.join(sorted(unknown))} was measured on "
+                    f"this device; measured were {', '.join(sorted(self.predictor.known))}"
+                )
+        # All at once: the trees are slow to start and fast to run.
+        kernels = iter(self.predictor.kernels([k for found in graphs for k in found.kernels]))
+        return [self._price(g, list(itertools.islice(kernels, len(g.kernels)))) for g in graphs]
+
+    def _price(self, found: Graph, kernels: Sequence[Latency]) -> Latency:
+        rates, reach = self.predictor.overhead, Reach(self.macs, self.elements)
         far = [reach.beyond(kernel) for kernel in found.kernels]
         near = [k.std for k, out in zip(kernels, far, strict=True) if not out]
         wide = math.fsum(self.beyond * k.ms for k, out in zip(kernels, far, strict=True) if out)
-        ms = (
-            rates.scale * math.fsum(kernel.ms for kernel in kernels)
-            + rates.per_kernel_ms * len(kernels)
-            + rates.per_unlisted_ms * found.unlisted
-            + max(self.element_ms, rates.per_unlisted_element_ms) * found.unlisted_elements
-        )
+        moved = max(self.element_ms, rates.per_unlisted_element_ms)
+        per = dataclasses.replace(rates, fixed_ms=0.0, per_unlisted_element_ms=moved).rates
+        ms = float(np.dot(found.costs(math.fsum(kernel.ms for kernel in kernels)), per))
         return Latency(ms, rates.scale * math.hypot(wide, *near))
+
+    def _as_run(self, graph: Graph) -> Graph:
+        """`graph` without what was not measured on this device but moves elements only."""
+        joins = bool(np.isfinite(self.predictor.rooflines[KINDS.index(Kind.CONCAT), 0]))
+        kept, unlisted, elements = [], graph.unlisted, graph.unlisted_elements
+        for kernel in graph.kernels:
+            if kernel.kind is Kind.CONCAT and not joins:
+                unlisted, elements = unlisted + 1, elements + kernel.elements
+            elif kernel.links and not self.linking:
+                outputs = kernel.pixels_out * kernel.channels_out
+                read = sum(2 if link == "add" else 1 for link in kernel.links)
+                unlisted += len(kernel.links)
+                elements += outputs * (read + len(kernel.links))
+                kept.append(dataclasses.replace(kernel, links=()))
+            else:
+                kept.append(kernel)
+        return Graph(tuple(kept), unlisted, elements)

@@ -1,25 +1,40 @@
 """Latency models that come with the project, by the names of their devices.
 
-`tables/NAME/` holds a model that was fitted to measurements of that device. `tables/anchored.json`
-holds devices of which whole networks were published and nothing else: each is another device's
-model times one factor, and its error is wide.
+`tables/NAME/` holds a model that was fitted to measurements of that device, and `tables/tpu-*.json`
+what XLA's compiler says of one. `tables/anchored.json` holds devices of which whole networks were
+published and nothing else: each is another device's model times one factor, and its error is wide.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from latency_models import saved
 from latency_models.calibrate import Calibrated
 from latency_models.latency import LatencyModel
+from latency_models.provenance import Method
+from latency_models.tpu import tables as tpu
 
 TABLES = Path(__file__).parent / "tables"
 ANCHORED = TABLES / "anchored.json"
 
 
+class Shipped(NamedTuple):
+    """What one of the models is of, what it covers, how it is known, and how wrong it is."""
+
+    name: str
+    device: str
+    runtime: str
+    method: str
+    covers: str
+    error: str
+    source: str
+
+
 def names() -> tuple[str, ...]:
     """Devices that `load` knows."""
-    return tuple(sorted([*_fitted(), *_anchored()]))
+    return tuple(sorted([*_fitted(), *_anchored(), *_compiled()]))
 
 
 def load(name: str) -> tuple[LatencyModel, dict[str, Any]]:
@@ -29,6 +44,10 @@ def load(name: str) -> tuple[LatencyModel, dict[str, Any]]:
     """
     if name in _fitted():
         return saved.load(TABLES / name)
+    if name in _compiled():
+        table = tpu.load(TABLES / f"{name}.json")
+        anchors = [anchor._asdict() for anchor in table.anchors]
+        return table.model, {"provenance": table.provenance.to_json(), "anchors": anchors}
     anchored = _anchored()
     if name not in anchored:
         raise ValueError(f"no latency model of {name!r} is shipped; there are {', '.join(names())}")
@@ -37,8 +56,65 @@ def load(name: str) -> tuple[LatencyModel, dict[str, Any]]:
     return Calibrated(base, 0.0, row["scale"], row["residual"]), row["card"]
 
 
+def overview() -> list[Shipped]:
+    """A row for every model that ships, measured devices first."""
+    fitted = [_of_fitted(name) for name in sorted(_fitted())]
+    compiled = [_of_compiled(name) for name in sorted(_compiled())]
+    anchored = [_of_anchored(name, row) for name, row in sorted(_anchored().items())]
+    return [*fitted, *compiled, *anchored]
+
+
+def _of_fitted(name: str) -> Shipped:
+    card = json.loads((TABLES / name / saved.MODEL).read_bytes())["card"]
+    error = card["error on networks left out, percent"]
+    return Shipped(
+        name,
+        card["device"],
+        card["runtime"],
+        f"{Method.PREDICTED}, learnt from {card['fitted on']}",
+        f"any op, as kernels of {len(error['by kind'])} kinds",
+        f"kernels {error['kernels']:.1f}%, its own networks {error['networks']:.1f}%; "
+        "U-Nets were not measured",
+        card["source"],
+    )
+
+
+def _of_compiled(name: str) -> Shipped:
+    table = tpu.load(TABLES / f"{name}.json")
+    anchors = ", ".join(f"{anchor.network} {anchor.ms:g} ms" for anchor in table.anchors)
+    off = [abs(a.left_out_ms / a.ms - 1) for a in table.anchors if a.left_out_ms is not None]
+    left_out = f"{sum(off) / len(off):.1%} with each anchor left out" if off else "one anchor"
+    return Shipped(
+        name,
+        table.provenance.device,
+        table.provenance.runtime,
+        f"{table.provenance.method}, calibrated on what was published ({anchors})",
+        f"{len(table.estimates.rows)} calls: every block of every preset",
+        f"{left_out}; standard error {table.model.residual:.0%}",
+        table.provenance.source,
+    )
+
+
+def _of_anchored(name: str, row: Mapping[str, Any]) -> Shipped:
+    card = row["card"]
+    return Shipped(
+        name,
+        card["device"],
+        card["about"],
+        f"{Method.PREDICTED}: {row['base']} times one factor from {len(card['anchors'])} published "
+        f"network{'s' * (len(card['anchors']) != 1)}",
+        "any op",
+        f"standard error {row['residual']:.0%}",
+        "; ".join(card["anchors"]),
+    )
+
+
 def _fitted() -> list[str]:
     return [path.parent.name for path in TABLES.glob(f"*/{saved.MODEL}")]
+
+
+def _compiled() -> list[str]:
+    return [path.stem for path in TABLES.glob("tpu-*.json")]
 
 
 def _anchored() -> dict[str, Any]:

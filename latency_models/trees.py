@@ -60,13 +60,20 @@ class Trees:
             )
         if not np.isfinite(x).all():
             raise ValueError(f"features that are not finite, in columns {_not_finite(x)}")
-        return np.asarray(_evaluate(x, *self._arrays, depth=self.depth))
+        # Padded to few different lengths, since each is compiled once.
+        padded = np.pad(x, ((0, _length(len(x)) - len(x)), (0, 0)))
+        return np.asarray(_evaluate(padded, *self._arrays, depth=self.depth))[: len(x)]
 
     @functools.cached_property
     def _arrays(self) -> tuple[jax.Array, ...]:
         widen = (self.feature, self.left, self.right)
         feature, left, right = (jnp.asarray(array, jnp.int32) for array in widen)
         return feature, jnp.asarray(self.threshold), left, right, jnp.asarray(self.value)
+
+
+def _length(rows: int) -> int:
+    """The least power of two that is not less, 64 or more."""
+    return max(64, 1 << (rows - 1).bit_length())
 
 
 def _not_finite(x: np.ndarray) -> list[int]:

@@ -25,6 +25,10 @@ USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
   nas search [RECIPE] [--out FOLDER] [--budget 75%] ...   runs a search, or goes on with it
   nas report FOLDER                                       writes a search's report again
   nas describe PRESET_OR_FOLDER [--against OTHER]         prints an architecture and what it costs
+  nas profile PRESET_OR_FOLDER... [--runtime RUNTIME]     measures blocks and networks here
+  nas profile export | import                             the same on devices that are elsewhere
+  nas latency fit | check | predict                       latency models, and how wrong they are
+  nas devices [NAME]                                      lists the devices that are known
   nas export FOLDER --to stablehlo|onnx                   writes a network for other programs
 
 RECIPE is an import path, by default experiments.emoji.recipe:default.

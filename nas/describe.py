@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from latency_models.latency import Latency, LatencyModel, total
+from latency_models.calibrate import Calibrated
+from latency_models.latency import Latency, LatencyModel
 from nas.diffusion import unet
 from nas.diffusion.folders import read_json
 from search_spaces.blocks import ResNet, Transformer
@@ -43,8 +44,12 @@ class Row(NamedTuple):
 
 
 class Description(NamedTuple):
+    """An architecture's rows. `latency` is the network's, where a latency model was given: with
+    what it costs as a whole, which is no row's."""
+
     name: str
     rows: tuple[Row, ...]
+    latency: Latency | None = None
 
     @property
     def parameters(self) -> int:
@@ -57,12 +62,6 @@ class Description(NamedTuple):
     @property
     def activations(self) -> int:
         return max(row.activations for row in self.rows)
-
-    @property
-    def latency(self) -> Latency | None:
-        """The sum of the rows': what the network takes as a whole is for a measurement to say."""
-        parts = [row.latency for row in self.rows if row.latency is not None]
-        return total(parts) if parts else None
 
 
 def find(name: str) -> Preset:
@@ -89,6 +88,9 @@ def describe(name: str, preset: Preset, device: LatencyModel | None = None) -> D
     program = lower(spec)
     found, held = calls(program, inputs), activation_bytes(program, inputs)
     latent = inputs["sample"].shape[1]
+    whole = device.predict(found.values()) if device else None
+    if isinstance(device, Calibrated):
+        device = device.parts
     rows = []
     for (stage, kind), names in _grouped(spec, found).items():
         last = output(found[names[-1]]).shape
@@ -106,7 +108,7 @@ def describe(name: str, preset: Preset, device: LatencyModel | None = None) -> D
                 device.predict(found[n] for n in names) if device else None,
             )
         )
-    return Description(name, tuple(rows))
+    return Description(name, tuple(rows), whole)
 
 
 def _grouped(spec: UNetSpec, found: Mapping[str, Call]) -> dict[tuple[str, str], list[str]]:
@@ -187,5 +189,6 @@ def _sizes(found: Row | Description, timed: bool) -> list[str]:
         f"{found.activations / 1e6:.1f}",
     ]
     if timed:
-        cells.append("" if found.latency is None else f"{found.latency.ms:.3f}")
+        latency = found.latency
+        cells.append("" if latency is None else f"{latency.ms:.3f} ± {latency.std:.3f}")
     return cells

@@ -321,6 +321,11 @@ def test_what_onnxruntime_profiles_here_is_read(tmp_path):
     ]
     with pytest.raises(Malformed, match="cut off"):
         read(tmp_path, data[:-100])
+    # Older versions have events around nodes, too, which are no time of theirs.
+    events = json.loads(data)
+    fence = next(event for event in events if event["name"] == "first_kernel_time")
+    events.append({**fence, "name": "first_fence_before", "dur": 0})
+    assert read(tmp_path, json.dumps(events).replace("[{", "[ {", 1)) == [network, *ops]
 
 
 @pytest.mark.parametrize(
@@ -362,6 +367,8 @@ def test_what_onnxruntime_profiles_here_is_read(tmp_path):
         ("csv", CSV.replace("1.5,mean", "nan,mean"), "line 4, column ms", "number"),
         ("csv", CSV.replace("9,,,a phone", "9,,a phone"), "line 4", "14 columns"),
         ("csv", CSV.replace("name,kind", "kind"), "line 2", "'name'"),
+        ("csv", CSV.replace("std_ms,runs", "runs,runs"), "line 2", "every column once"),
+        ("aihub-job", JOB.replace("}]}", '}], "stated": "x"}'), "stated", "dict"),
         ("trace", CHROME.replace('"dur": 51.0', '"dur": -1'), r"\[5\].dur", "negative"),
         ("trace", '{"traceEvents": []}', "report", "block_until_ready"),
         ("xplane", "no such thing", "report", "XSpace"),

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from latency_models.calibrate import Calibrated, fit
+from latency_models.calibrate import Calibrated, fit, leave_one_out
 from latency_models.latency import Latency, UnknownCall
 from latency_models.table import Table
 from search_spaces.blocks import Conv
@@ -48,6 +48,21 @@ def test_a_known_line_is_recovered():
 def test_a_known_line_is_recovered_from_three_networks():
     found = fit(TABLE, list(measured(3.0, 0.6, count=3)))
     assert (found.fixed_ms, found.scale) == pytest.approx((3.0, 0.6))
+
+
+def test_a_factor_only_may_be_asked_for():
+    found = fit(TABLE, list(measured(3.0, 0.6)), fixed_cost=False)
+    assert found.fixed_ms == 0 and found.scale > 0.6
+    assert found.residual > 0.05  # It says that the factor does not fit.
+
+
+@pytest.mark.parametrize("fixed_cost", [True, False])
+def test_a_network_that_is_left_out_is_predicted_by_the_others(fixed_cost):
+    networks = list(measured(3.0, 0.6, noise=0.05, count=4))
+    found = leave_one_out(TABLE, networks, fixed_cost=fixed_cost)
+    for i, (calls, _) in enumerate(networks):
+        others = fit(TABLE, networks[:i] + networks[i + 1 :], fixed_cost=fixed_cost)
+        assert found[i] == others.predict(calls)
 
 
 def test_the_residual_is_the_noise_of_the_networks():

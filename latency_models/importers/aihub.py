@@ -29,7 +29,10 @@ def read_job(data: bytes, place: str) -> list[Imported]:
     samples = [number(time, f"{path}[{i}]") / 1e3 for i, time in enumerate(times)]
     if not samples or not all(samples):
         raise Malformed(path, "the microseconds of every run", times)
-    network = of_samples("network", Kind.NETWORK, samples, place=path)
+    # What our own script adds: on what device, by what runtime.
+    stated = field({"stated": {}, **content}, "stated", dict, place)
+    said = {str(name): str(value) for name, value in stated.items()}
+    network = of_samples("network", Kind.NETWORK, samples, stated=said, place=path)
     details = content.get("execution_detail", [])
     if not isinstance(details, list):
         raise Malformed(f"{place}, execution_detail", "a list", details)

@@ -50,6 +50,7 @@ def read_json(data: bytes, place: str) -> list[Imported]:
 
 def _stated(context: dict[str, Any]) -> dict[str, str]:
     known = {"host_name": "host", "date": "date", "library_version": "version:benchmark"}
+    known["runtime"] = "runtime"  # Said by --benchmark_context.
     return {known[key]: str(value) for key, value in context.items() if key in known}
 
 

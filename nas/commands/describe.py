@@ -21,12 +21,20 @@ class Described:
     """Another, to be shown beside it."""
     measure: bool = False
     """Measure every block on this machine, too."""
+    device: str | None = None
+    """Predict the latency there: a device of `nas devices`, or the folder of a latency model."""
 
 
 def run(arguments: list[str]) -> int:
     asked = tyro.cli(Described, args=arguments, prog="nas describe")
     found = {name: describe.find(name) for name in (asked.name, asked.against) if name}
     device = None
+    if asked.measure and asked.device:
+        raise ValueError("--measure is for this machine, --device for another; give one of them")
+    if asked.device:
+        from nas import devices
+
+        device, _ = devices.find(asked.device)
     if asked.measure:
         wanted = [c for spec, inputs in found.values() for c in calls(lower(spec), inputs).values()]
         device = LocalBench(CACHE).table(wanted)

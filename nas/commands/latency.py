@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from latency_models import check, fitting, saved, store
 from latency_models.check import Errors, Pair
-from nas import describe
+from nas import describe, devices
 from nas.report import plots
 from search_spaces.program import calls
 from search_spaces.unet import lower
@@ -52,8 +52,8 @@ class Check:
 class Predict:
     """Predicts the latency of an architecture."""
 
-    model: tyro.conf.Positional[Path]
-    """Folder of the model."""
+    model: tyro.conf.Positional[str]
+    """A device of `nas devices`, or the folder of a model."""
     name: tyro.conf.Positional[str]
     """A preset, or the folder of a pipeline or of a U-Net."""
     caution: float = 1.0
@@ -128,10 +128,10 @@ def _check(asked: Check, console: Console) -> None:
 
 
 def _predict(asked: Predict, console: Console) -> None:
-    model, card = saved.load(asked.model)
+    model, _ = devices.find(asked.model)
     spec, inputs = describe.find(asked.name)
     found = model.predict(calls(lower(spec), inputs).values())
-    console.print(f"{asked.name} on {_where(card)}: {found} (predicted)")
+    console.print(f"{asked.name} on {asked.model}: {found} (predicted)")
     bound = found.ms + asked.caution * found.std
     console.print(f"upper bound, {asked.caution:g} standard errors above: {bound:.3f} ms")
 

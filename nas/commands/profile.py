@@ -1,6 +1,7 @@
-"""`nas profile NAME...`: measures blocks and networks on this machine, for latency models."""
+"""`nas profile NAME...`: measures blocks and networks, here or on devices that are elsewhere."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -9,16 +10,17 @@ import jax
 import numpy as np
 import tyro
 
-from latency_models import campaign, store
+from latency_models import campaign, exchange, importers, provenance, store
 from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
 from latency_models.measure import ADVICE, Target
-from latency_models.runtimes import CACHE, Runtime
+from latency_models.runtimes import CACHE, Runtime, Subject
 from latency_models.runtimes.litert import LiteRT
 from latency_models.runtimes.onnxruntime import OnnxRuntime
 from latency_models.runtimes.xla import XLA
 from nas import describe
+from search_spaces.ops import Call
 from search_spaces.program import calls
 from search_spaces.sampling import draw
 from search_spaces.unet import lower
@@ -53,26 +55,73 @@ class Settings:
     """At most so many blocks, drawn at random from all."""
     minutes: float | None = None
     """Nothing is begun after so many minutes."""
+    seconds: float = CAREFUL.seconds
+    """Least time for what is measured in turns, up to sixteen blocks or four networks."""
     target: Target = dataclasses.field(default_factory=Target)
     """How sure every measurement has to be, and when it is given up."""
     out: Path | None = None
     """The file: by default one for this device and runtime in the user's cache."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Writes networks and their distinct blocks as models, with a manifest and the commands that
+    measure them on other devices."""
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Presets, and folders of pipelines or of U-Nets."""
+    out: Path
+    """Folder to write, which must not be there yet."""
+    forms: tuple[Literal["onnx", "stablehlo", "litert"], ...] = ("onnx", "litert")
+    """Formats of the models. LiteRT's converter gets an environment of its own at first use."""
+    random: int = 0
+    """How many U-Nets drawn at random from the whole space are written, too."""
+    seed: int = 0
+    """Of that draw."""
+    batch: int = 1
+    """Pictures in a call; a guided sampler asks for two."""
+    blocks_only: bool = False
+    """Leave the networks as a whole out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Reads what other tools measured: of a folder that `nas profile export` wrote, or one file,
+    which is shown."""
+
+    source: tyro.conf.Positional[Path]
+    """The folder, its `results` filled by its scripts; or a file of a tool."""
+    device: str = ""
+    """The device's name, where the tools do not say it."""
+    version: tuple[str, ...] = ()
+    """Versions that they do not say, each as NAME=VALUE."""
+    results: Path | None = None
+    """Where the results are, if not in the folder."""
+    assumed: float | None = None
+    """Relative error of numbers that come without a spread."""
+    form: str | None = None
+    """A file's format, where it is not told by its content."""
+    out: Path | None = None
+    """Folder for the measurement files, one for each provenance: by default `measured` there."""
+
+
 def run(arguments: list[str]) -> int:
-    asked = tyro.cli(Settings, args=arguments, prog="nas profile")
-    if not asked.names and not asked.random:
-        raise ValueError("nothing to measure: give presets or folders, or --random COUNT")
-    if asked.batch < 1 or asked.random < 0:
-        raise ValueError(f"--batch {asked.batch} --random {asked.random}: one or more are possible")
+    commands = {"export": _export, "import": _import}
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
+    return _measure(arguments)
+
+
+def _measure(arguments: list[str]) -> int:
+    asked = tyro.cli(Settings, args=arguments, prog="nas profile", description=_ABOUT)
     if asked.cores:
         pin(asked.cores)
     runtime = RUNTIMES[asked.runtime]()
-    provenance = runtime.provenance
-    path = asked.out or store.file(CACHE, provenance)
-    print(f"{provenance}; cores {provenance.affinity or 'not told'}", flush=True)
+    here = runtime.provenance
+    path = asked.out or store.file(CACHE, here)
+    print(f"{here}; cores {here.affinity or 'not told'}", flush=True)
     networks = _networks(asked)
-    blocks = list(dict.fromkeys(c for w in networks.values() for c in calls(*w).values()))
+    blocks = _blocks(networks)
     if asked.blocks is not None:
         order = np.random.default_rng(asked.seed).permutation(len(blocks))
         blocks = [blocks[i] for i in sorted(order[: asked.blocks])]
@@ -82,7 +131,7 @@ def run(arguments: list[str]) -> int:
         runtime,
         blocks,
         {} if asked.blocks_only else networks,
-        dataclasses.replace(CAREFUL, target=asked.target),
+        dataclasses.replace(CAREFUL, seconds=asked.seconds, target=asked.target),
         minutes=asked.minutes,
         report=lambda line: print(f"  {line}", flush=True),
     )
@@ -95,8 +144,69 @@ def run(arguments: list[str]) -> int:
     return 1 if done.refused else 0
 
 
-def _networks(asked: Settings) -> dict[str, Whole]:
+_ABOUT = f"""{Settings.__doc__}
+
+`nas profile export` and `nas profile import` do the same on devices that are not at hand."""
+
+
+def _export(arguments: list[str]) -> int:
+    asked = tyro.cli(Export, args=arguments, prog="nas profile export")
+    networks = _networks(asked)
+    names = {re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-"): w for name, w in networks.items()}
+    if len(names) < len(networks):
+        raise ValueError(f"names that are no different as files: {list(networks)}")
+    blocks = {f"block-{i:03d}": call for i, call in enumerate(_blocks(networks))}
+    subjects: dict[str, Subject] = {**blocks, **({} if asked.blocks_only else names)}
+    writers = {form: _WRITERS[form] for form in asked.forms}
+    exchange.write(
+        asked.out, subjects, writers, precision="float32", attention=provenance.AS_WRITTEN
+    )
+    print(f"{len(subjects)} models as {', '.join(writers)}; {asked.out / 'README.md'} says how on")
+    return 0
+
+
+_WRITERS: Mapping[str, exchange.Writer] = {
+    "onnx": exchange.onnx,
+    "stablehlo": exchange.stablehlo,
+    "litert": exchange.litert(CACHE),
+}
+
+
+def _import(arguments: list[str]) -> int:
+    asked = tyro.cli(Import, args=arguments, prog="nas profile import")
+    if asked.source.is_file():
+        for row in importers.read(asked.source, asked.form):
+            print(f"{row.kind:<8} {row.ms:12.4f} ms {row.stat:<8} {row.op:<20} {row.name}")
+        return 0
+    wrong = [text for text in asked.version if "=" not in text]
+    if wrong:
+        raise ValueError(f"--version {wrong[0]}: versions are given as NAME=VALUE")
+    given = {f"version:{name}": v for name, _, v in (t.partition("=") for t in asked.version)}
+    if asked.device:
+        given["device"] = asked.device
+    returned = exchange.read(asked.source, asked.results, given=given, assumed=asked.assumed)
+    out = asked.out or asked.source / "measured"
+    for found, (table, networks) in exchange.tables(returned).items():
+        path = store.file(out, found)
+        store.write(path, found, table, networks)
+        print(f"{found}: {len(table.rows)} blocks and {len(networks)} networks\n  file  {path}")
+    for tool, names in returned.missing.items():
+        if names:
+            print(f"{tool} did not measure {', '.join(names)}")
+    return 0
+
+
+def _blocks(networks: Mapping[str, Whole]) -> list[Call]:
+    """The distinct blocks of the networks."""
+    return list(dict.fromkeys(c for w in networks.values() for c in calls(*w).values()))
+
+
+def _networks(asked: Settings | Export) -> dict[str, Whole]:
     """The networks asked for, by name, at the batch asked for."""
+    if not asked.names and not asked.random:
+        raise ValueError("no networks: give presets or folders, or --random COUNT")
+    if asked.batch < 1 or asked.random < 0:
+        raise ValueError(f"--batch {asked.batch} --random {asked.random}: one or more are possible")
     found = {name: describe.find(name) for name in asked.names}
     rng = np.random.default_rng(asked.seed)
     found |= {f"random/{asked.seed}/{number}": draw(rng) for number in range(asked.random)}

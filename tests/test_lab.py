@@ -1,0 +1,156 @@
+"""The latency lab by its commands: measured, fitted, checked, predicted, sent out and read back."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from latency_models import saved, store
+from latency_models.features import work
+from latency_models.latency import Latency, Whole
+from latency_models.provenance import Method, Provenance
+from latency_models.rows import Network
+from latency_models.table import Table
+from nas import cli
+from nas.describe import find
+from search_spaces.ops import Call
+from search_spaces.program import calls
+from search_spaces.unet import lower
+from tests import tiny
+
+# A measurement on a machine that runs tests beside it is as good as these say.
+ROUGH = ("--target.relative", "1e9", "--target.useless", "1e9", "--target.drift", "1e9")
+QUICK = (*ROUGH, "--seconds", "0", "--target.limit-s", "0")
+
+
+@pytest.fixture
+def file(tmp_path: Path, folders: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Measurements of the tiny pipeline's U-Net on a device that is made up."""
+    spec, inputs = find(str(folders.pipeline))
+    whole = Whole(lower(spec), inputs)
+    rows = {call: takes(call) for call in calls(*whole).values()}
+    ms = 0.5 + 0.8 * sum(takes(call).ms for call in calls(*whole).values())
+    provenance = Provenance("a device", "a runtime", (), "any", "any", 1, Method.MEASURED)
+    path = tmp_path / "measured.json"
+    networks = [Network("tiny", whole, Latency(ms, 0.01 * ms))]
+    store.write(path, provenance, Table(rows), networks)
+    return path
+
+
+def takes(call: Call) -> Latency:
+    ms = 0.01 + 1e-7 * float(work(call)[:4].sum())
+    return Latency(ms, 0.01 * ms)
+
+
+def run(*arguments: object) -> int:
+    return cli.run([str(argument) for argument in arguments])
+
+
+def test_blocks_and_networks_are_measured_and_go_on(tmp_path, folders, capsys, monkeypatch):
+    out = tmp_path / "measured.json"
+    asked = ("profile", folders.pipeline, "--out", out, "--runtime", "onnxruntime", *QUICK)
+    assert run(*asked, "--blocks", 2) == 0
+    found = store.load(out)
+    assert len(found.table.rows) == 2 and len(found.networks) == 1
+    assert found.provenance.method == Method.MEASURED and found.provenance.threads
+    assert "3 measured, 0 known before, 0 not come to" in capsys.readouterr().out
+    assert run(*asked, "--blocks", 2) == 0
+    assert "0 measured, 3 known before" in capsys.readouterr().out
+    assert store.load(out) == found
+
+
+@pytest.mark.parametrize("method", ["gaussian", "trees", "rates", "interpolation"])
+def test_a_model_is_fitted_checked_and_asked(tmp_path, folders, file, capsys, method):
+    out = tmp_path / "model"
+    assert run("latency", "fit", file, "--out", out, "--method", method) == 0
+    model, card = saved.load(out)
+    assert card["provenance"]["device"] == "a device" and card["method"] == method
+    assert card["networks"] == 1 and card["errors on held-out calls"]["pairs"] > 0
+    assert "held-out calls" in capsys.readouterr().out
+    assert run("latency", "check", out, file) == 0
+    shown = capsys.readouterr().out
+    assert "worst calls" in shown and "networks" in shown and "Spearman" in shown
+    for plot in ("reliability.svg", "agreement.svg"):
+        assert (out / plot).read_text().startswith("<svg")
+    assert run("latency", "predict", out, folders.pipeline, "--caution", 2) == 0
+    shown = capsys.readouterr().out
+    spec, inputs = find(str(folders.pipeline))
+    predicted = model.predict(calls(lower(spec), inputs).values())
+    assert str(predicted) in shown and f"{predicted.ms + 2 * predicted.std:.3f} ms" in shown
+    measured = store.load(file).networks[0].latency.ms
+    assert predicted.ms == pytest.approx(measured, rel=0.1)
+
+
+def test_measurements_of_two_devices_are_not_fitted_together(tmp_path, file, capsys):
+    found = store.load(file)
+    other = Provenance("another", "a runtime", (), "any", "any", 1, Method.MEASURED)
+    store.write(tmp_path / "other.json", other, found.table)
+    assert run("latency", "fit", file, tmp_path / "other.json", "--out", tmp_path / "model") == 1
+    assert "do not mix (device: 'another' there, 'a device' here)" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_architectures_are_described_with_a_device(folders, file, tmp_path, capsys):
+    run("latency", "fit", file, "--out", tmp_path / "model")
+    capsys.readouterr()
+    assert run("describe", folders.pipeline, "--device", tmp_path / "model") == 0
+    whole, _ = saved.load(tmp_path / "model")
+    spec, inputs = find(str(folders.pipeline))
+    predicted = whole.predict(calls(lower(spec), inputs).values())
+    assert f"{predicted.ms:.3f} ± {predicted.std:.3f}" in capsys.readouterr().out
+
+
+def test_devices_that_ship_are_listed_with_method_and_error(capsys):
+    assert run("devices") == 0
+    shown = capsys.readouterr().out
+    for wanted in ("tpu-v3", "compiler estimate", "google-pixel-4-tflite-gpu", "error:"):
+        assert wanted in shown
+    assert "covers 0 calls" not in shown
+    assert run("devices", "tpu-v3") == 0
+    assert '"method": "compiler estimate"' in capsys.readouterr().out
+
+
+def test_a_preset_is_priced_on_devices_that_ship(capsys):
+    for device in ("tpu-v3", "google-pixel-4-tflite-gpu"):
+        assert run("latency", "predict", device, "bk-tiny") == 0
+        assert "(predicted)" in capsys.readouterr().out
+
+
+def test_models_go_out_and_measurements_come_back(tmp_path, folders, capsys):
+    out = tmp_path / "out"
+    assert run("profile", "export", folders.pipeline, "--out", out, "--forms", "onnx") == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    name = next(name for name in manifest["subjects"] if name.startswith("block"))
+    model = out / manifest["subjects"][name]["files"]["onnx"]["file"]
+    said = "count=50 first=510 curr=500 min=480 max=700 avg=502 std=20\n"
+    (out / "results" / f"{name}.litert.txt").write_text(f"Timings (microseconds): {said}")
+    (out / "results" / f"{name}.litert.sha256").write_text(
+        hashlib.sha256(model.read_bytes()).hexdigest()
+    )
+    capsys.readouterr()
+    assert run("profile", "import", out, "--device", "A phone", "--version", "os=14") == 0
+    assert "1 blocks and 0 networks" in capsys.readouterr().out
+    (found,) = (out / "measured").glob("*.json")
+    (row,) = store.load(found).table.rows.values()
+    assert row.ms == pytest.approx(0.502)
+    assert store.load(found).provenance.device == "A phone"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("profile",), "no networks: give presets or folders, or --random"),
+        (("profile", "nothing"), "nothing is neither a folder nor a preset"),
+        (("profile", "sd15", "--batch", "0"), "--batch 0"),
+        (("profile", "import", "nowhere"), "nowhere"),
+        (("latency", "fit", "nowhere.json", "--out", "x"), "no measurements at nowhere.json"),
+        (("latency", "predict", "nowhere", "sd15"), "neither the folder of a latency model"),
+        (("devices", "nokia"), "no latency model of 'nokia'"),
+        (("describe", "sd15", "--device", "tpu-v3", "--measure"), "give one of them"),
+    ],
+)
+def test_bad_input_is_one_clear_message(arguments, said, capsys):
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("nas: ") and "Traceback" not in error
