@@ -115,7 +115,6 @@ class Case(NamedTuple):
     latency: np.ndarray  # [n], of the target. A method looks at `chosen` and `random` only.
     chosen: np.ndarray  # [samples], by `choose`.
     random: np.ndarray  # [samples]
-    pool: np.ndarray  # Indices that may be measured.
 
 
 # What a method says of every architecture, and which it measured for that.
@@ -183,19 +182,30 @@ METHODS: Mapping[str, Callable[[Case], Outcome]] = {
 }
 
 
+# Scores of every method, by seed and target device.
+Scores = dict[str, list[list[Score]]]
+
+
 def run(
-    task: Task, space: Space, samples: int, seeds: int, *, oracle: bool, protocol: bool
-) -> dict[str, list[list[Score]]]:
-    """Scores of every method, by seed and target device."""
+    task: Task,
+    space: Space,
+    samples: tuple[int, ...],
+    seeds: int,
+    *,
+    oracle: bool,
+    protocol: bool,
+) -> dict[int, Scores]:
+    """Scores by how many samples were measured; a larger number of them holds a smaller one's."""
     sources, targets = space.table(task.sources), space.table(task.targets)
     complete = np.flatnonzero(~np.isnan(np.vstack([sources, targets])).any(0))
     try:
         sizes = space.sizes()
     except ValueError:
         sizes = np.full(sources.shape[1], np.nan)
+    methods = {n: m for n, m in METHODS.items() if m is not flops or np.isfinite(sizes).all()}
     alone = learn(space.components, np.zeros((0, sources.shape[1])))
     plain = alone.encode(space.components)
-    scores: dict[str, list[list[Score]]] = {name: [] for name in METHODS}
+    scores: dict[int, Scores] = {count: {name: [] for name in methods} for count in samples}
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         seen = np.full(sources.shape, np.nan)
@@ -204,24 +214,26 @@ def run(
             seen[device, picked] = sources[device, picked]
         prior = learn(space.components, seen)
         archs = prior.encode(space.components, sources if oracle else None)
-        rows: dict[str, list[Score]] = {name: [] for name in METHODS}
+        cases: list[tuple[Case, np.ndarray]] = []
         for latency in targets:
             pool, scored = _split(latency, complete, protocol)
-            chosen = pool[choose(prior.beliefs(), archs[pool], samples, seed=seed)]
-            drawn = rng.choice(pool, samples, replace=False)
-            case = Case(prior, alone, archs, plain, sizes, latency, chosen, drawn, pool)
-            for name, method in METHODS.items():
-                if method is flops and np.isnan(sizes).any():
-                    continue
-                begun = time.perf_counter()
-                prediction, measured = method(case)
-                seconds = time.perf_counter() - begun
-                test = np.setdiff1d(scored, measured)
-                rows[name].append(score(prediction, latency, test, seconds))
-        for name, row in rows.items():
-            scores[name].append(row)
-        print(f"{task.name}, {samples} samples: seed {seed + 1} of {seeds}", file=sys.stderr)
-    return {name: found for name, found in scores.items() if found[0]}
+            chosen = pool[choose(prior.beliefs(), archs[pool], max(samples), seed=seed)]
+            drawn = rng.permutation(pool)
+            case = Case(prior, alone, archs, plain, sizes, latency, chosen, drawn)
+            cases.append((case, scored))
+        for count in samples:
+            for name, method in methods.items():
+                row = []
+                for whole, scored in cases:
+                    case = whole._replace(chosen=whole.chosen[:count], random=whole.random[:count])
+                    begun = time.perf_counter()
+                    prediction, measured = method(case)
+                    seconds = time.perf_counter() - begun
+                    test = np.setdiff1d(scored, measured)
+                    row.append(score(prediction, case.latency, test, seconds))
+                scores[count][name].append(row)
+        print(f"{task.name}: seed {seed + 1} of {seeds}", file=sys.stderr)
+    return scores
 
 
 def _split(
@@ -295,17 +307,16 @@ def main(
     for name in names:
         one = load(name)
         space = space_of(one, data)
-        for count in samples or (one.samples,):
-            repeats = seeds or one.seeds
-            found = run(one, space, count, repeats, oracle=oracle, protocol=help_protocol)
-            report(one, space, found, count, repeats)
-            summary.append((one, count, found))
+        repeats = seeds or one.seeds
+        counts = samples or (one.samples,)
+        found = run(one, space, counts, repeats, oracle=oracle, protocol=help_protocol)
+        for count, scores in found.items():
+            report(one, space, scores, count, repeats)
+            summary.append((one, count, scores))
     summarise(summary, others=not (oracle or help_protocol))
 
 
-def report(
-    task: Task, space: Space, found: Mapping[str, list[list[Score]]], samples: int, seeds: int
-) -> None:
+def report(task: Task, space: Space, found: Scores, samples: int, seeds: int) -> None:
     print(
         f"\n## {task.name}: {samples} samples, {seeds} seeds\n\n"
         f"{len(task.sources)} source devices, {task.budget} architectures each. Targets: "
@@ -333,9 +344,7 @@ def report(
     )
 
 
-def summarise(
-    results: list[tuple[Task, int, Mapping[str, list[list[Score]]]]], *, others: bool
-) -> None:
+def summarise(results: list[tuple[Task, int, Scores]], *, others: bool) -> None:
     """Prints all tasks; beside `others`, published under the same protocol, if that makes sense."""
     print("\n## Rank correlation beside others\n")
     print("| | samples | ours | simple, best here | published, best | aim / stretch | reached |")
@@ -361,13 +370,11 @@ def summarise(
             line += " – | – |"
         print(line)
     if others:
-        print(
-            "\n| published or noted before, 20 samples | " + " | ".join(t.name for t, *_ in results)
-        )
-        names = dict.fromkeys(n for t, *_ in results for n in {**t.published, **t.reference})
-        print("|---" * (len(results) + 1) + "|")
-        for name in names:
-            cells = ({**t.published, **t.reference}.get(name) for t, *_ in results)
+        noted = {task.name: {**task.published, **task.reference} for task, *_ in results}
+        print("\n| published or noted before, 20 samples | " + " | ".join(noted) + " |")
+        print("|---" * (len(noted) + 1) + "|")
+        for name in dict.fromkeys(name for figures in noted.values() for name in figures):
+            cells = (figures.get(name) for figures in noted.values())
             print(f"| {name} | " + " | ".join(f"{c:.3f}" if c else "–" for c in cells) + " |")
 
 

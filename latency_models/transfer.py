@@ -45,7 +45,9 @@ _SHARES = (0.5, 0.25, 0.25)
 # Measurements of a source on which its sizes are found, and of which its function is made.
 _SIZED_ON, _LEARNT_FROM = 128, 1024
 _STEPS = 40
-# Sizes drawn, those looked at again, those kept; and those that `choose` averages over.
+# Sizes drawn, those looked at again, those kept; and those that `choose` averages over. The first
+# look takes in the first so many measurements, for the time's sake.
+_SCREENED_ON = 32
 _DRAWN, _PROMISING, _KEPT, _BELIEFS = 2048, 192, 32, 8
 _FEWEST = 5
 # Predictions are made for so many architectures at once: two sizes to compile.
@@ -252,7 +254,10 @@ def adapt(prior: Prior, archs: np.ndarray, ms: Sequence[float] | np.ndarray) -> 
     drawn = prior.mixture.draw(_DRAWN)
     with jax.enable_x64(True):
         kernels = grams(pad.features, pad.features, parts=prior.parts)
-        first = robust.condition_each(drawn, kernels, pad.latency, pad.real, rounds=2)
+        few = slice(_SCREENED_ON)
+        first = robust.condition_each(
+            drawn, kernels[:, few, few], pad.latency[few], pad.real[few], rounds=2
+        )
         promising = np.argsort(-np.asarray(first.evidence), kind="stable")[:_PROMISING]
         sizes = drawn[promising]
         found = robust.condition_each(sizes, kernels, pad.latency, pad.real, rounds=5)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import typing
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
@@ -11,7 +12,8 @@ from safetensors.numpy import load, save
 from benchmarks import transfer as benchmark
 from benchmarks.transfer import spearman
 from benchmarks.transfer_spaces import describe
-from latency_models.components import Component, standardise
+from latency_models import robust
+from latency_models.components import Component, grams, standardise
 from latency_models.sampling import choose
 from latency_models.transfer import Adapted, adapt, learn
 from latency_models.verify import best_within
@@ -183,11 +185,28 @@ def test_unseen_architectures_are_encoded_as_seen_ones(prior, archs):
 
 
 def test_every_latency_is_positive_and_its_interval_finite(prior, archs):
-    """Even where the sum of parts, far from what was measured, is negative."""
-    fast = np.argsort(TARGET)[-8:]
-    steep = np.exp(np.linspace(0, 12, len(fast)))
-    prediction = adapt(prior, archs[fast], steep).predict(archs)
+    """Even where the sum of parts, far from what was measured, is negative; order is kept."""
+    slow = np.argsort(TARGET)[-60::3]
+    steep = TARGET - 0.95 * TARGET[slow].min()
+    assert np.mean(steep < 0) > 0.5
+    prediction = adapt(prior, archs[slow], steep[slow]).predict(archs)
     assert np.isfinite(prediction.mean).all() and np.isfinite(prediction.std).all()
+    assert spearman(prediction.mean, TARGET) > 0.9
+
+
+def test_sizes_weigh_as_the_measurements_find_them_likely(prior, archs):
+    predictor = adapt(prior, archs[:20], TARGET[:20])
+    with jax.enable_x64(True):
+        kernels = grams(archs[:20], archs[:20], parts=prior.parts)
+        latency = TARGET[:20] / predictor.typical_ms
+        found = [
+            robust.condition(sizes, kernels, latency, np.ones(20, bool), rounds=5)
+            for sizes in predictor.sizes[:4]
+        ]
+    evidence = np.array([float(posterior.evidence) for posterior in found])
+    shares = predictor.shares[:4] / predictor.shares[0]
+    np.testing.assert_allclose(shares, np.exp(evidence - evidence[0]), rtol=1e-6)
+    assert shares[0] > shares[3]
 
 
 def test_what_a_source_measured_may_stand_for_its_function(prior, archs):
@@ -226,6 +245,8 @@ def test_choices_differ_and_leave_out_what_is_excluded(prior, archs):
     assert len(set(indices.tolist())) == 30 and indices.min() >= 100
     first = choose(prior.beliefs(), archs, 5, exclude=np.arange(100))
     np.testing.assert_array_equal(first, indices[:5])
+    twins = choose(prior.beliefs(), archs[[7, 7, 7]], 3)
+    assert sorted(twins.tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +277,15 @@ def test_bad_input_is_one_clear_error(prior, archs, change, message):
         change(prior, archs)
 
 
+def test_devices_that_are_like_each_other_teach_that_the_next_is_like_them():
+    alike = np.stack([factor * device(0, CODES, 0.02) for factor in (1, 2, 3)])
+    unlike = np.stack([np.random.default_rng(s).gamma(3.0, size=ARCHS) for s in range(3)])
+    found = [
+        learn(COMPONENTS, measured_at(each, 60)).mixture.centres[0, -2] for each in (alike, unlike)
+    ]
+    assert found[0] > found[1] + 1
+
+
 def test_a_single_source_teaches_too():
     prior = learn(COMPONENTS, measured_at(SOURCES[:1], 60))
     archs = prior.encode(COMPONENTS)
@@ -265,11 +295,9 @@ def test_a_single_source_teaches_too():
 
 
 def test_the_rest_of_the_process_stays_in_float32(prior, archs):
-    import jax.numpy as jnp
-
     adapt(prior, archs[:5], TARGET[:5]).predict(archs)
     choose(prior.beliefs(), archs, 2)
-    assert jnp.ones(1).dtype == jnp.float32
+    assert jax.numpy.ones(1).dtype == jax.numpy.float32
 
 
 def test_a_predictor_is_saved_like_any_other_model(prior, archs):
@@ -388,7 +416,9 @@ def test_the_benchmark_runs_on_any_table_of_its_form(tmp_path, capsys):
 
     found = benchmark.load(str(tmp_path / "T.json"))
     space = benchmark.space_of(found, tmp_path)
-    (row,) = benchmark.run(found, space, 8, 1, oracle=False, protocol=False)["**ours**"]
+    scores = benchmark.run(found, space, (5, 8), 1, oracle=True, protocol=False)
+    assert list(scores) == [5, 8]
+    (row,) = scores[8]["**ours**"]
     assert min(score.rank for score in row) > 0.9 and all(0 <= s.within <= 1 for s in row)
     with pytest.raises(ValueError, match="no latencies of d7"):
         space.table(("d7",))
