@@ -554,9 +554,11 @@ def test_rows_are_what_their_calls_lower_to():
     table, by = tables.shipped("v3").estimates.rows, tables.shipped("v3").provenance.versions
     if jax.__version__ != dict(by)["jax"]:
         pytest.skip("another version of JAX lowers to another text")
-    cheap = [call for call in table if not isinstance(call.op, Transformer | ResNet)]
-    assert len(cheap) > 10
-    assert all(digest(alone(call)) == table[call].digest for call in cheap)
+    # Lowering all of them takes a quarter of a minute.
+    some = list(table)[::5]
+    kinds = {type(call.op) for call in some}
+    assert kinds >= {ResNet, Transformer} and len(some) > 10
+    assert all(digest(alone(call)) == table[call].digest for call in some)
 
 
 def test_published_latencies_are_predicted_as_the_file_says():
