@@ -173,7 +173,7 @@ def alone(v3: Estimates) -> np.ndarray:
 
 
 def main(
-    generations: tuple[str, ...] = ("v3", "v5e", "v6e"),
+    generations: tuple[str, ...] = (),
     compile: bool = False,
     whole: tuple[str, ...] = (),
     cache: Path = CACHE / "tpu.jsonl",
@@ -181,17 +181,26 @@ def main(
     """Prints what the tables say; with `compile`, makes them first.
 
     Args:
-        generations: TPUs; v3 is needed for the error of the others.
+        generations: TPUs; those whose tables ship, and with `compile` all of which a latency is
+            published, unless told otherwise. The error of the others takes v3's table.
         compile: Compile what is missing in the tables, and write them.
         whole: Presets to be compiled as a whole, too.
         cache: A file where what was compiled is kept.
     """
+    generations = generations or (tuple(MEASURED) if compile else tables.names())
+    if unknown := [name for name in generations if name not in MEASURED]:
+        raise SystemExit(
+            f"no published latency to calibrate on of {', '.join(unknown)}; "
+            f"there are {', '.join(MEASURED)}"
+        )
+    if unknown := [name for name in whole if name not in NETWORKS]:
+        raise SystemExit(f"no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
     if compile:
         for name in generations:
             make(generation(name), whole, Cache(cache))
     for name in generations:
         for line in report(tables.shipped(name)):
-            print(line)
+            print(line, flush=True)
 
 
 def make(of: Generation, whole: Sequence[str], cache: Cache) -> None:

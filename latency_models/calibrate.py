@@ -53,7 +53,7 @@ class Calibrated(LatencyModel):
 
     @property
     def parts(self) -> "Calibrated":
-        """This model without the fixed cost, which is a network's and no part's."""
+        """This model without the fixed cost."""
         return dataclasses.replace(self, fixed_ms=0.0)
 
     def _parts(self, calls: list[Call]) -> Iterator[Latency]:

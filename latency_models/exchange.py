@@ -26,13 +26,18 @@ from latency_models.importers import Imported, Kind, Malformed
 from latency_models.importers.parsing import field, load_json
 from latency_models.latency import Latency, Whole
 from latency_models.provenance import AS_WRITTEN, Provenance
-from latency_models.rows import Network, decode_op
+from latency_models.rows import (
+    Network,
+    decode_call,
+    decode_whole,
+    encode_call,
+    encode_shape,
+    encode_whole,
+)
 from latency_models.runtimes import Subject, drawn
 from latency_models.table import Table
 from search_spaces.export.part import Dtype, Part
-from search_spaces.ops import Call, Shape
-from search_spaces.program import Step
-from search_spaces.values import encode
+from search_spaces.ops import Call
 
 Writer: TypeAlias = Callable[[Part, Path], Path]
 """Writes a network with its weights to an empty folder; returns its main file, which is in it."""
@@ -133,7 +138,7 @@ def _entry(
         **_encode(subject),
         "batch": _batch(subject),
         "precision": part.dtype,
-        "arguments": {key: _shape(part.inputs[key]) for key in sorted(part.inputs)},
+        "arguments": {key: encode_shape(part.inputs[key]) for key in sorted(part.inputs)},
         "files": {form: _file(making, name, form, part, write) for form, write in writers.items()},
     }
 
@@ -153,36 +158,15 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shape(shape: Shape) -> list[Any]:
-    return [list(shape.shape), str(shape.dtype)]
-
-
 def _encode(subject: Subject) -> dict[str, Any]:
-    if isinstance(subject, Call):
-        data = {"op": encode(subject.op), "inputs": [_shape(shape) for shape in subject.inputs]}
-    else:
-        steps = [[step.name, encode(step.op), list(step.reads)] for step in subject.program]
-        inputs = {name: _shape(shape) for name, shape in subject.inputs.items()}
-        data = {"program": steps, "inputs": inputs}
-    if _decode(data, "the manifest") != subject:
-        raise ValueError(f"cannot write {subject}: it would not be read back equal")
-    return data
+    return encode_call(subject) if isinstance(subject, Call) else encode_whole(subject)
 
 
 def _decode(data: Mapping[str, Any], place: str) -> Subject:
-    def op(encoded: Any) -> Any:
-        if (found := decode_op(encoded)) is None:
-            raise ValueError(f"{place}: unknown op {encoded}; import the module that defines it")
-        return found
-
-    def shape(pair: Any) -> Shape:
-        return jax.ShapeDtypeStruct(tuple(pair[0]), pair[1])
-
-    inputs = data["inputs"]
-    if "op" in data:
-        return Call(op(data["op"]), tuple(shape(pair) for pair in inputs))
-    steps = tuple(Step(name, op(o), tuple(reads)) for name, o, reads in data["program"])
-    return Whole(steps, {name: shape(pair) for name, pair in inputs.items()})
+    try:
+        return decode_call(data) if "op" in data else decode_whole(data)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def _batch(subject: Subject) -> int | None:

@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from scipy.special import stdtrit
-
 from search_spaces.ops import Call, Shape
 from search_spaces.program import Program
 
@@ -54,6 +52,8 @@ class Latency(NamedTuple):
         itself uncertain, and Student's distribution with five degrees of freedom is what then holds
         the truth as often as it says, for five rounds as for fifty.
         """
+        from scipy.special import stdtrit  # Not with the module: it takes long to import.
+
         if self.spread is None:
             return statistics.NormalDist().inv_cdf(0.5 + confidence / 2) * self.std
         return float(stdtrit(5, 0.5 + confidence / 2)) * self.std
@@ -76,6 +76,11 @@ class LatencyModel(abc.ABC):
     @abc.abstractmethod
     def predict(self, calls: Iterable[Call]) -> Latency:
         """Latency of the calls. Raises `UnknownCall` if there is one it cannot price."""
+
+    @property
+    def parts(self) -> "LatencyModel":
+        """This model without what a network costs as a whole, which is no part's."""
+        return self
 
 
 class UnknownCall(ValueError):

@@ -288,7 +288,7 @@ def drift(centres: np.ndarray) -> float:
     """By how much the last third of the rounds is slower than the first, relative to the first;
     nothing if that may be chance (Mann's test of a trend, at one in twenty)."""
     trend: Any = stats.kendalltau(range(len(centres)), centres)
-    if not trend.pvalue < 0.05:  # Not a number where all are equal.
+    if trend.pvalue >= 0.05:
         return 0.0
     third = len(centres) // 3
     return float(np.median(centres[-third:]) / np.median(centres[:third]) - 1)

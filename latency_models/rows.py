@@ -46,7 +46,7 @@ def decode_row(row: Mapping[str, Any]) -> tuple[Call, Latency]:
 
 def encode_call(call: Call) -> dict[str, Any]:
     """The call as JSON. Raises `ValueError` on what would not be read back equal."""
-    row = {"op": encode(call.op), "inputs": [_encode_shape(shape) for shape in call.inputs]}
+    row = {"op": encode(call.op), "inputs": [encode_shape(shape) for shape in call.inputs]}
     if (decode_op(row["op"]), _decode_shapes(row["inputs"])) != call:
         raise ValueError(
             f"cannot store {call}: it would not be read back equal; define its op in a module, "
@@ -75,7 +75,7 @@ def encode_whole(whole: Whole) -> dict[str, Any]:
     """The network as JSON. Raises `ValueError` on what would not be read back equal."""
     row = {
         "program": [[step.name, encode(step.op), list(step.reads)] for step in whole.program],
-        "inputs": {name: _encode_shape(shape) for name, shape in whole.inputs.items()},
+        "inputs": {name: encode_shape(shape) for name, shape in whole.inputs.items()},
     }
     if decode_whole(row) != whole:
         raise ValueError(
@@ -110,7 +110,8 @@ def _known_op(data: Any) -> Op:
     return op
 
 
-def _encode_shape(shape: Shape) -> list[Any]:
+def encode_shape(shape: Shape) -> list[Any]:
+    """A shape and its type as JSON."""
     return [list(shape.shape), str(shape.dtype)]
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from latency_models.calibrate import Calibrated
 from latency_models.latency import Latency, LatencyModel
 from nas.diffusion import unet
 from nas.diffusion.folders import read_json
@@ -89,8 +88,7 @@ def describe(name: str, preset: Preset, device: LatencyModel | None = None) -> D
     found, held = calls(program, inputs), activation_bytes(program, inputs)
     latent = inputs["sample"].shape[1]
     whole = device.predict(found.values()) if device else None
-    if isinstance(device, Calibrated):
-        device = device.parts
+    parts = device.parts if device else None
     rows = []
     for (stage, kind), names in _grouped(spec, found).items():
         last = output(found[names[-1]]).shape
@@ -105,7 +103,7 @@ def describe(name: str, preset: Preset, device: LatencyModel | None = None) -> D
                 sum(model(found[n]).size for n in names),
                 sum((macs(found[n]) for n in names), NONE),
                 max(held[n] for n in names),
-                device.predict(found[n] for n in names) if device else None,
+                parts.predict(found[n] for n in names) if parts else None,
             )
         )
     return Description(name, tuple(rows), whole)

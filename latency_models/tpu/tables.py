@@ -55,14 +55,18 @@ class TpuTable(NamedTuple):
         return self.model.model
 
 
+def names() -> tuple[str, ...]:
+    """The generations whose tables ship."""
+    return tuple(sorted(path.stem.removeprefix("tpu-") for path in FOLDER.glob("tpu-*.json")))
+
+
 def shipped(name: str) -> TpuTable:
     """The table of generation `name` that ships. Raises `ValueError` if there is none."""
     path = FOLDER / f"tpu-{generation(name).name}.json"
     if not path.exists():
-        there = sorted(found.stem.removeprefix("tpu-") for found in FOLDER.glob("tpu-*.json"))
         raise ValueError(
-            f"no table of TPU {name} ships; there are {', '.join(there)}. "
-            f"Compile one of your own: python -m benchmarks.tpu --generations {name}"
+            f"no table of TPU {name} ships; there are {', '.join(names())}. Of others no U-Net's "
+            "latency is published; `estimated` compiles for them, and is not calibrated"
         )
     return load(path)
 

@@ -1,12 +1,14 @@
 """`nas describe PRESET_OR_FOLDER [--against OTHER]`: an architecture and what it costs."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import tyro
 from rich.console import Console
 
-from latency_models.bench import CACHE, LocalBench
+from latency_models.latency import LatencyModel
 from nas import describe
+from search_spaces.presets import Preset
 from search_spaces.program import calls
 from search_spaces.unet import lower
 
@@ -28,16 +30,7 @@ class Described:
 def run(arguments: list[str]) -> int:
     asked = tyro.cli(Described, args=arguments, prog="nas describe")
     found = {name: describe.find(name) for name in (asked.name, asked.against) if name}
-    device = None
-    if asked.measure and asked.device:
-        raise ValueError("--measure is for this machine, --device for another; give one of them")
-    if asked.device:
-        from nas import devices
-
-        device, _ = devices.find(asked.device)
-    if asked.measure:
-        wanted = [c for spec, inputs in found.values() for c in calls(lower(spec), inputs).values()]
-        device = LocalBench(CACHE).table(wanted)
+    device = _device(asked, found)
     shown = (describe.describe(name, preset, device) for name, preset in found.items())
     table, console = describe.tables(shown), Console(highlight=False)
     needed = console.measure(table, options=console.options.update_width(10_000))
@@ -46,3 +39,21 @@ def run(arguments: list[str]) -> int:
     console.width = terminal if console.is_terminal else needed.maximum
     console.print(table)
     return 0
+
+
+def _device(asked: Described, found: Mapping[str, Preset]) -> LatencyModel | None:
+    """The device asked for, if any. What measures and predicts takes longer to import than all
+    else here, so it is imported when it is asked for."""
+    if asked.measure and asked.device:
+        raise ValueError("--measure is for this machine, --device for another; give one of them")
+    if asked.device:
+        from nas import devices
+
+        return devices.find(asked.device)[0]
+    if asked.measure:
+        from latency_models.bench import LocalBench
+        from latency_models.runtimes import CACHE
+
+        wanted = [c for spec, inputs in found.values() for c in calls(lower(spec), inputs).values()]
+        return LocalBench(CACHE).table(wanted)
+    return None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,17 +10,16 @@ import jax
 import numpy as np
 import tyro
 
-from latency_models import campaign, exchange, importers, provenance, store
+from latency_models import campaign, exchange, importers, store
 from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
 from latency_models.measure import ADVICE, Target
-from latency_models.runtimes import CACHE, Runtime, drawn
+from latency_models.runtimes import CACHE, Runtime, Subject
 from latency_models.runtimes.litert import LiteRT
 from latency_models.runtimes.onnxruntime import OnnxRuntime
 from latency_models.runtimes.xla import XLA
 from nas import describe
-from search_spaces.export import litert
 from search_spaces.ops import Call
 from search_spaces.program import calls
 from search_spaces.sampling import draw
@@ -158,30 +156,17 @@ def _export(arguments: list[str]) -> int:
     if len(names) < len(networks):
         raise ValueError(f"names that are no different as files: {list(networks)}")
     blocks = {f"block-{i:03d}": call for i, call in enumerate(_blocks(networks))}
-    subjects: dict[str, exchange.Subject] = {**blocks, **({} if asked.blocks_only else names)}
+    subjects: dict[str, Subject] = {**blocks, **({} if asked.blocks_only else names)}
     writers = {form: _WRITERS[form] for form in asked.forms}
-    exchange.write(
-        asked.out, subjects, writers, precision="float32", attention=provenance.AS_WRITTEN
-    )
+    exchange.write(asked.out, subjects, writers)
     print(f"{len(subjects)} models as {', '.join(writers)}; {asked.out / 'README.md'} says how on")
     return 0
 
 
-def _onnx(subject: exchange.Subject, folder: Path) -> Path:
-    from search_spaces.export import onnx
-
-    onnx.write(drawn(subject), folder)
-    return folder / onnx.MODEL
-
-
-def _litert(subject: exchange.Subject, folder: Path) -> Path:
-    return Path(shutil.copy(litert.model(drawn(subject), CACHE), folder / "model.tflite"))
-
-
 _WRITERS: Mapping[str, exchange.Writer] = {
-    "onnx": _onnx,
+    "onnx": exchange.onnx,
     "stablehlo": exchange.stablehlo,
-    "litert": _litert,
+    "litert": exchange.litert(CACHE),
 }
 
 
