@@ -41,7 +41,6 @@ def choose(
             archs[judges],
             beliefs.measured,
             beliefs.sizes,
-            beliefs.shares,
             count=count,
             parts=beliefs.parts,
         )
@@ -49,7 +48,7 @@ def choose(
 
 
 @functools.partial(jax.jit, static_argnames=("count", "parts"))
-def _greedy(candidates, judges, measured, sizes, shares, *, count, parts):
+def _greedy(candidates, judges, measured, sizes, *, count, parts):
     """Positions in `candidates`, `[count]`."""
     everyone = jnp.concatenate([candidates, judges])
     chosen_from = len(candidates)
@@ -79,7 +78,7 @@ def _greedy(candidates, judges, measured, sizes, shares, *, count, parts):
         shown = variance[:, :chosen_from] + noise[:, None]
         removed = jnp.sum(covariance[:, :, chosen_from:] ** 2, axis=2) / shown
         left = jnp.sum(variance[:, chosen_from:], axis=1)
-        gain = shares @ (removed / jnp.maximum(left, 1e-12)[:, None])
+        gain = jnp.mean(removed / jnp.maximum(left, 1e-12)[:, None], axis=0)
         best = jnp.argmax(jnp.where(taken, -jnp.inf, gain))
         move = covariance[:, best] / jnp.sqrt(shown[:, best])[:, None]
         covariance = covariance - move[:, :chosen_from, None] * move[:, None, :]

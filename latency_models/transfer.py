@@ -48,7 +48,9 @@ _STEPS = 40
 # Sizes drawn, those looked at again, those kept; and those that `choose` averages over. The first
 # look takes in the first so many measurements, for the time's sake.
 _SCREENED_ON = 32
-_DRAWN, _PROMISING, _KEPT, _BELIEFS = 2048, 192, 32, 8
+_DRAWN, _PROMISING, _KEPT, _BELIEFS = 2048, 192, 64, 8
+# The first look is quick, so it decides by a power of its evidence.
+_TEMPERED = 0.5
 _FEWEST = 5
 # Predictions are made for so many architectures at once: two sizes to compile.
 _FEW, _CHUNK = 256, 4096
@@ -76,7 +78,6 @@ class Beliefs(NamedTuple):
     """How large the parts of a latency may be, and where it is measured already."""
 
     sizes: np.ndarray  # [h, components + 1], logs of variances; the noise's last.
-    shares: np.ndarray  # [h], adding up to 1.
     measured: np.ndarray  # [m, width]
     parts: tuple[Part, ...]
 
@@ -157,7 +158,7 @@ class Prior:
     def beliefs(self) -> Beliefs:
         sizes = self.mixture.draw(_BELIEFS)
         width = self.parts[-1][1]
-        return Beliefs(sizes, np.full(len(sizes), 1 / len(sizes)), np.zeros((0, width)), self.parts)
+        return Beliefs(sizes, np.zeros((0, width)), self.parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,8 +169,7 @@ class Adapted:
     typical_ms: float
     fastest_ms: float
     measured: np.ndarray  # [m, width]
-    sizes: np.ndarray  # [h, components + 1]
-    shares: np.ndarray  # [h], adding up to 1.
+    sizes: np.ndarray  # [h, components + 1], drawn given the measurements; all weigh the same.
     dual: np.ndarray  # [h, m]
     inverse: np.ndarray  # [h, m, m]
 
@@ -186,7 +186,7 @@ class Adapted:
                 chunk = archs[start : start + _CHUNK]
                 size = _FEW if len(archs) <= _FEW else _CHUNK
                 rows = np.pad(chunk, ((0, size - len(chunk)), (0, 0)))
-                known = (self.measured, self.sizes, self.shares, self.dual, self.inverse)
+                known = (self.measured, self.sizes, self.dual, self.inverse)
                 mean, variance = _moments(rows, *known, parts=self.prior.parts)
                 means.append(np.asarray(mean)[: len(chunk)])
                 variances.append(np.asarray(variance)[: len(chunk)])
@@ -200,9 +200,8 @@ class Adapted:
         )
 
     def beliefs(self) -> Beliefs:
-        likely = np.argsort(-self.shares)[:_BELIEFS]
-        shares = self.shares[likely] / self.shares[likely].sum()
-        return Beliefs(self.sizes[likely], shares, self.measured, self.prior.parts)
+        some = self.sizes[:: len(self.sizes) // _BELIEFS]
+        return Beliefs(some, self.measured, self.prior.parts)
 
 
 def learn(components: Sequence[Component], latencies: np.ndarray) -> Prior:
@@ -258,12 +257,12 @@ def adapt(prior: Prior, archs: np.ndarray, ms: Sequence[float] | np.ndarray) -> 
         first = robust.condition_each(
             drawn, kernels[:, few, few], pad.latency[few], pad.real[few], rounds=2
         )
-        promising = np.argsort(-np.asarray(first.evidence), kind="stable")[:_PROMISING]
+        looked = np.asarray(first.evidence)
+        promising = _resampled(_TEMPERED * looked, _PROMISING)
         sizes = drawn[promising]
         found = robust.condition_each(sizes, kernels, pad.latency, pad.real, rounds=5)
     evidence, dual, inverse = map(np.asarray, found)
-    kept = np.argsort(-evidence, kind="stable")[:_KEPT]
-    shares = np.exp(evidence[kept] - evidence[kept[0]])
+    kept = _resampled(evidence - _TEMPERED * looked[promising], _KEPT)
     count = len(ms)
     return Adapted(
         prior,
@@ -271,19 +270,24 @@ def adapt(prior: Prior, archs: np.ndarray, ms: Sequence[float] | np.ndarray) -> 
         float(ms.min()),
         np.asarray(archs, float),
         sizes[kept],
-        shares / shares.sum(),
         dual[kept, :count],
         inverse[kept, :count, :count],
     )
 
 
-def _moments(rows, measured, sizes, shares, dual, inverse, *, parts):
+def _resampled(log_weights: np.ndarray, count: int) -> np.ndarray:
+    """`count` indices, each as often as its weight says, to within one: systematic resampling."""
+    weights = np.cumsum(np.exp(log_weights - log_weights.max()))
+    return np.searchsorted(weights / weights[-1], (np.arange(count) + 0.5) / count)
+
+
+def _moments(rows, measured, sizes, dual, inverse, *, parts):
     """Mean and variance `[n]`, noise included, over the typical latency."""
     kernels = grams(rows, measured, parts=parts)
     own = diagonals(rows, parts=parts)
 
     def add(total, one):
-        size, share, dual, inverse = one
+        size, dual, inverse = one
         variances = jnp.exp(size)
         kernel = jnp.tensordot(variances[:-1], kernels, 1) + 1.0
         mean = kernel @ dual
@@ -291,10 +295,11 @@ def _moments(rows, measured, sizes, shares, dual, inverse, *, parts):
         signal = jnp.maximum(variances[:-1] @ own + 1.0 - known, 0.0)
         noise = variances[-1] * robust.variance_of_t() * robust.spread(mean)
         first, second = total
-        return (first + share * mean, second + share * (signal + noise + mean**2)), None
+        return (first + mean, second + signal + noise + mean**2), None
 
     zeros = jnp.zeros(len(rows))
-    (mean, second), _ = jax.lax.scan(add, (zeros, zeros), (sizes, shares, dual, inverse))
+    (first, second), _ = jax.lax.scan(add, (zeros, zeros), (sizes, dual, inverse))
+    mean, second = first / len(sizes), second / len(sizes)
     return mean, jnp.maximum(second - mean**2, 0.0)
 
 
