@@ -303,10 +303,16 @@ def main(
         + ("\nTrack: HELP's protocol.\n" * help_protocol)
     )
     names = sorted(path.stem for path in _TASKS.glob("*.json")) if all else task
+    tasks = [load(name) for name in names]
+    spaces = {(one.space, one.archs, one.latency): space_of(one, data) for one in tasks}
+    for one in tasks:  # Before hours are spent on the others.
+        try:
+            spaces[one.space, one.archs, one.latency].table((*one.sources, *one.targets))
+        except ValueError as error:
+            raise SystemExit(f"task {one.name}: {error}") from None
     summary = []
-    for name in names:
-        one = load(name)
-        space = space_of(one, data)
+    for one in tasks:
+        space = spaces[one.space, one.archs, one.latency]
         repeats = seeds or one.seeds
         counts = samples or (one.samples,)
         found = run(one, space, counts, repeats, oracle=oracle, protocol=help_protocol)
@@ -369,8 +375,8 @@ def summarise(results: list[tuple[Task, int, Scores]], *, others: bool) -> None:
         else:
             line += " – | – |"
         print(line)
-    if others:
-        noted = {task.name: {**task.published, **task.reference} for task, *_ in results}
+    noted = {task.name: {**task.published, **task.reference} for task, *_ in results}
+    if others and any(noted.values()):
         print("\n| published or noted before, 20 samples | " + " | ".join(noted) + " |")
         print("|---" * (len(noted) + 1) + "|")
         for name in dict.fromkeys(name for figures in noted.values() for name in figures):
