@@ -13,7 +13,8 @@ measurements of the target that it chose. All 15,625 cells are candidates. What 
 
 A violation is a chosen cell whose latency in the table is over the limit; regret is the accuracy
 of the best cell that fits minus that of the chosen one, in points, over choices that fit. Nothing
-chosen counts as neither and has its own column. Prints Markdown; about three minutes on one idle core.
+chosen counts as neither and has its own column. Prints Markdown; about three minutes
+on one idle core.
 """
 
 import sys
