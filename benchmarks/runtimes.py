@@ -7,17 +7,21 @@ For every runtime: blocks of random U-Nets are measured, and some random U-Nets 
 measured as a whole and compared with what the model predicted, beside the plain sum of predicted
 blocks and a line through multiply-accumulates. U-Nets are drawn from the whole space, from the size
 of the embedded default to a quarter of SD-1.5. Everything measured is kept in FOLDER at once, so a
-run that was interrupted goes on where it stopped. Let nothing else run meanwhile.
+run that was interrupted goes on where it stopped. Let nothing else run meanwhile. With one core
+pinned by `taskset -c 1`, `--compile` can run on another: it measures nothing, and compiles and
+converts for the measurements to find.
 
 Prints a table in Markdown, and draws predicted against measured.
 """
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 import tyro
 
@@ -28,7 +32,8 @@ from latency_models.check import Errors, Pair
 from latency_models.latency import Latency, LatencyModel, Whole
 from latency_models.measure import Target
 from latency_models.rows import Network
-from latency_models.runtimes import Runtime
+from latency_models.runtimes import Runtime, drawn
+from latency_models.runtimes import draw as draw_input
 from nas.commands.profile import RUNTIMES
 from nas.report import plots
 from search_spaces.counting import macs
@@ -38,7 +43,14 @@ from search_spaces.sampling import draw
 from search_spaces.unet import lower
 
 BLOCKS, LEARNT, HELD_OUT = 11, 12, 13  # Seeds: of the blocks, and of both kinds of networks.
-SHARE = 0.7  # Of the minutes, for blocks; the rest is for whole networks.
+SHARE = 0.55  # Of the minutes, for blocks; the rest is for whole networks.
+# Virtual machines have slow seconds, of all that runs then: rounds are many and spread over more
+# time than those last. The largest networks take seconds, so a round may be one run of each.
+TARGET = Target(relative=0.03, limit_s=30.0)
+BLOCK_PLAN = dataclasses.replace(CAREFUL, seconds=16.0, rounds=16, repeats=1, target=TARGET)
+NETWORK_PLAN = dataclasses.replace(
+    CAREFUL, seconds=12.0, rounds=8, repeats=1, warmup=1, target=TARGET
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +63,8 @@ class Settings:
     """For measuring what is learnt from, compiling included."""
     report: bool = False
     """Measure nothing, and report what is there."""
+    compile: bool = False
+    """Measure nothing, and compile what will be measured."""
 
 
 def networks(seed: int, count: int) -> dict[str, Whole]:
@@ -61,6 +75,20 @@ def networks(seed: int, count: int) -> dict[str, Whole]:
     }
 
 
+def by_size(found: Mapping[str, Whole]) -> dict[str, Whole]:
+    """Smallest first: what is measured in turns takes about as long, and no turn waits for one."""
+    return dict(sorted(found.items(), key=lambda pair: _macs(calls(*pair[1]).values())))
+
+
+GROUP = 4 * campaign.CALLS
+
+
+def grouped(found: list[Call]) -> list[Call]:
+    """In the order given, but by size within every so many: for the same reason."""
+    groups = (found[start : start + GROUP] for start in range(0, len(found), GROUP))
+    return [c for group in groups for c in sorted(group, key=lambda call: macs(call).total)]
+
+
 def blocks(rng: np.random.Generator, count: int) -> list[Call]:
     """Distinct blocks of random U-Nets, in random order."""
     found = [c for w in networks(BLOCKS, count).values() for c in calls(*w).values()]
@@ -68,12 +96,28 @@ def blocks(rng: np.random.Generator, count: int) -> list[Call]:
     return [distinct[i] for i in rng.permutation(len(distinct))]
 
 
+@functools.cache
+def learnt_blocks() -> list[Call]:
+    return grouped(blocks(np.random.default_rng(BLOCKS), 60))
+
+
+def compile_ahead(names: tuple[str, ...], held_out: Mapping[str, Whole]) -> None:
+    """Leaves what compilers make of everything that will be measured in their caches."""
+    learnt = list(networks(LEARNT, 12).values())
+    for subjects in (learnt, held_out.values(), learnt_blocks()):
+        for name in names:
+            for subject in subjects:
+                part = drawn(subject)
+                rng = np.random.default_rng(0)
+                values = {key: draw_input(rng, shape) for key, shape in part.inputs.items()}
+                RUNTIMES[name]().load(part, values)
+            print(f"compiled {len(subjects)} for {name}", flush=True)
+
+
 def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str, Whole]) -> None:
     """Measures what the runtime's files lack."""
     learnt = asked.folder / f"{name}-learnt.json"
     tested = asked.folder / f"{name}-held-out.json"
-    target = Target(relative=0.03, limit_s=40.0)
-    plan = dataclasses.replace(CAREFUL, seconds=6.0, repeats=3, target=target)
     # What was spent before an interruption counts, to the last portion that was kept.
     clock = asked.folder / f"{name}-minutes.json"
     before = json.loads(clock.read_text()) if clock.exists() else 0.0
@@ -86,16 +130,23 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
         clock.write_text(json.dumps(spent()))
         print(f"{name}, {spent():.1f} minutes: {line}", flush=True)
 
-    wanted = blocks(np.random.default_rng(BLOCKS), 60)
-    for what, wholes, until in ((wanted, {}, SHARE), ([], networks(LEARNT, 60), 1.0)):
+    stages = ((learnt_blocks(), {}, BLOCK_PLAN), ([], networks(LEARNT, 60), NETWORK_PLAN))
+    for until, (what, wholes, plan) in zip((SHARE, 1.0), stages, strict=True):
         left = until * asked.minutes - spent()
         if left > 0:
-            campaign.measure(learnt, runtime, what, wholes, plan, minutes=left, report=told)
-    done = campaign.measure(
-        tested, runtime, [], held_out, plan, report=lambda line: print(f"{name}, held out: {line}")
+            refused(
+                campaign.measure(learnt, runtime, what, wholes, plan, minutes=left, report=told)
+            )
+    refused(
+        campaign.measure(
+            tested, runtime, [], held_out, NETWORK_PLAN, report=lambda line: print(line, flush=True)
+        )
     )
-    for network, reason in done.refused.items():
-        print(f"{name}, refused: {network}: {reason}", flush=True)
+
+
+def refused(done: campaign.Done) -> None:
+    for name, reason in done.refused.items():
+        print(f"refused: {name}: {reason}", flush=True)
 
 
 class ByMacs(LatencyModel):
@@ -142,7 +193,11 @@ def main() -> None:
     asked = tyro.cli(Settings, description=__doc__)
     asked.folder.mkdir(parents=True, exist_ok=True)
     lines, points = [], {}
-    held_out = {} if asked.report else networks(HELD_OUT, asked.networks)
+    jax.config.update("jax_compilation_cache_dir", str(asked.folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    held_out = {} if asked.report else by_size(networks(HELD_OUT, asked.networks))
+    if asked.compile:
+        return compile_ahead(asked.runtimes, held_out)
     for name in asked.runtimes:
         if not asked.report:
             measure(asked, name, RUNTIMES[name](), held_out)
