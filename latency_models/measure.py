@@ -24,6 +24,9 @@ from search_spaces.program import Program
 # Is told what is being done ("compile", "measure") and the share of it that is done.
 Progress: TypeAlias = Callable[[str, float], None]
 
+# Milliseconds of one run, by the number of the round they were taken in.
+Rounds: TypeAlias = dict[int, np.ndarray]
+
 
 def throttled() -> int | None:
     """How often this machine's cores have slowed down for heat since it started; none where the
@@ -53,9 +56,12 @@ class Target:
     """Half the width from which on a latency is refused."""
     drift: float = 0.05
     """Change from the first to the last third of the rounds from which on it is refused."""
+    pace: float = 0.05
+    """Change of all that is measured together from which on a round is left out: see `usual`."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.confidence < 1 and 0 < self.relative <= self.useless and self.drift > 0):
+        shares = 0 < self.relative <= self.useless and min(self.drift, self.pace) > 0
+        if not (0 < self.confidence < 1 and shares):
             raise ValueError(
                 f"{self}: a confidence is between 0 and 1, and the accuracy that is wanted is no "
                 "coarser than the one that is useless"
@@ -72,8 +78,9 @@ class Plan:
     median of the rounds' medians, and its error is how far those differ.
 
     Without a `target` whatever comes out is reported, with its error. With one, there are more
-    rounds where they are needed, and `TooNoisy` is raised where they do not help. `throttled`
-    counts the times that the machine slowed down for heat.
+    rounds where they are needed, those in which the whole machine was slow do not count, and
+    `TooNoisy` is raised where that does not help. `throttled` counts the times that the machine
+    slowed down for heat.
     """
 
     seconds: float = 1.0
@@ -164,25 +171,25 @@ def measure_all(
     for _, run in itertools.product(range(plan.warmup), runs):
         run()
     begin = plan.clock()
-    rounds: list[list[np.ndarray]] = [[] for _ in runs]
+    rounds: list[Rounds] = [{} for _ in runs]
     for number in range(plan.rounds):
         _round(range(len(runs)), number, runs, rounds, plan, progress)
-    found = [_summary(times) for times in rounds]
-    if plan.target is None:
-        return found
+    target = plan.target
+    if target is None:
+        return [_summary(times, times) for times in rounds]
     for number in itertools.count(plan.rounds):
-        wide = [i for i, times in enumerate(rounds) if not _sure(_summary(times), plan.target)]
-        if not wide or plan.clock() - begin >= plan.target.limit_s:
+        wide = [i for i, found in enumerate(_steady(rounds, target)) if not _sure(found, target)]
+        if not wide or plan.clock() - begin >= target.limit_s:
             break
         _round(wide, number, runs, rounds, plan, None)
-    return _meaningful(rounds, plan, _rise(heat, plan.throttled()))
+    return _meaningful(rounds, target, _rise(heat, plan.throttled()))
 
 
 def _round(
     which: Sequence[int],
     number: int,
     runs: Sequence[Run],
-    rounds: Sequence[list[np.ndarray]],
+    rounds: Sequence[Rounds],
     plan: Plan,
     progress: Progress | None,
 ) -> None:
@@ -195,7 +202,7 @@ def _round(
         if progress:
             progress("measure", (number + share) / plan.rounds)
     for column, i in zip(np.array(turns).T, which, strict=True):
-        rounds[i].append(column)
+        rounds[i][number] = column
 
 
 def _turns(runs: Sequence[Run], plan: Plan) -> Iterator[tuple[list[float], float]]:
@@ -216,17 +223,56 @@ def _timed(run: Run, clock: Callable[[], float]) -> float:
     return 1e3 * (clock() - start)
 
 
-def _summary(rounds: Sequence[np.ndarray]) -> Latency:
-    samples = np.concatenate(rounds)
-    centres = _centres(rounds) if len(rounds) > 1 else samples
+def _summary(rounds: Rounds, counted: Iterable[int]) -> Latency:
+    """Of the rounds that count; the spread is that of all."""
+    times = [rounds[number] for number in counted]
+    samples = np.concatenate(list(rounds.values()))
+    centres = _centres(times) if len(times) > 1 else np.concatenate(times)
     quantiles = tuple(float(q) for q in np.quantile(samples, PROBABILITIES))
     return Latency(
         float(np.median(centres)), standard_error(centres), Spread(len(samples), quantiles)
     )
 
 
-def _centres(rounds: Sequence[np.ndarray]) -> np.ndarray:
+def _centres(rounds: Iterable[np.ndarray]) -> np.ndarray:
     return np.array([np.median(times) for times in rounds])
+
+
+def _steady(rounds: Sequence[Rounds], target: Target) -> list[Latency]:
+    counted = usual(rounds, target.pace)
+    return [_summary(times, _of(times, counted)) for times in rounds]
+
+
+def _of(rounds: Rounds, counted: frozenset[int]) -> list[int]:
+    """Which of a run's rounds count; all, if fewer than five would."""
+    own = [number for number in rounds if number in counted]
+    return own if len(own) >= 5 else list(rounds)
+
+
+def usual(rounds: Sequence[Rounds], pace: float) -> frozenset[int]:
+    """Numbers of the rounds in which the machine ran as it mostly does.
+
+    Machines that others share are slow for seconds, in all that they run, and what is slow in such
+    a round is not the run. A round is left out where the runs measured in it, three or more, took
+    longer or shorter than they mostly do by more than `pace`, in the median. If that holds for half
+    of the rounds or more, nothing is usual and all of them count.
+    """
+    mostly = [float(np.median(_centres(times.values()))) for times in rounds]
+    every = sorted({number for times in rounds for number in times})
+    paces = {
+        number: [
+            float(np.median(times[number])) / typical
+            for times, typical in zip(rounds, mostly, strict=True)
+            if number in times
+        ]
+        for number in every
+    }
+    found = [
+        number
+        for number, own in paces.items()
+        if len(own) < 3 or abs(float(np.median(own)) - 1) <= pace
+    ]
+    return frozenset(found if 2 * len(found) > len(every) else every)
 
 
 def standard_error(samples: np.ndarray) -> float:
@@ -248,10 +294,9 @@ def _rise(before: int | None, after: int | None) -> int:
     return after - before if before is not None and after is not None else 0
 
 
-def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> list[Latency]:
+def _meaningful(rounds: Sequence[Rounds], target: Target, heat: int) -> list[Latency]:
     """Latencies of the rounds of each run. Raises `TooNoisy` if one means nothing."""
-    target, found = plan.target, [_summary(times) for times in rounds]
-    assert target
+    found = _steady(rounds, target)
     if heat:
         hot = f"the machine slowed itself down for heat {heat} times while this was measured"
         raise TooNoisy(
@@ -259,8 +304,10 @@ def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> li
             [None] * len(found),
             [hot] * len(found),
         )
+    counted = usual(rounds, target.pace)
     reasons = [
-        _meaningless(times, latency, target) for times, latency in zip(rounds, found, strict=True)
+        _meaningless([times[number] for number in _of(times, counted)], latency, target)
+        for times, latency in zip(rounds, found, strict=True)
     ]
     if wrong := [reason for reason in reasons if reason]:
         raise TooNoisy(
@@ -271,7 +318,7 @@ def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> li
     return found
 
 
-def _meaningless(rounds: Sequence[np.ndarray], latency: Latency, target: Target) -> str | None:
+def _meaningless(rounds: Iterable[np.ndarray], latency: Latency, target: Target) -> str | None:
     """Why a measurement says nothing; none where it does."""
     moved, aside = drift(_centres(rounds)), latency.half_width(target.confidence) / latency.ms
     if abs(moved) > target.drift:
