@@ -16,15 +16,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from latency_models import rates, transfer
+from latency_models import calibrate, check, rates, transfer
+from latency_models.check import Pair
 from latency_models.choosing import choose
 from latency_models.components import Component
 from latency_models.features import features, kind, work
+from latency_models.fitting import Fitted
 from latency_models.latency import Latency, LatencyModel
 from latency_models.rates import Rates, known
+from latency_models.store import Measurements
 from latency_models.table import Table
 from latency_models.transfer import Adapted, Prior
 from search_spaces.ops import Call
+from search_spaces.program import calls as calls_of
 
 FEWEST = 5
 """Calls that a source device must have measured."""
@@ -86,6 +90,31 @@ class FewShot(LatencyModel):
         mixed = base / base.sum() @ archs
         (std,) = self.adapted.predict(mixed[None]).std
         return Latency(ms, ms * float(np.sqrt(np.expm1(std**2))))
+
+
+def fit(found: Measurements, kin: Kin, *, folds: int = 5, seed: int = 0) -> Fitted:
+    """The model of the device of these measurements, and how wrong it is.
+
+    Every call is predicted by a model that was adapted to the calls outside of its fold. Networks
+    that were measured as a whole correct the sum of calls, and each is predicted with the others.
+    """
+    rows = dict(found.table.rows)
+    order, every = np.random.default_rng(seed).permutation(len(rows)), list(rows)
+    pairs = []
+    for fold in range(folds if len(rows) > folds else 0):
+        out = {every[i] for i in order[fold::folds]}
+        tried = kin.adapt({call: row for call, row in rows.items() if call not in out})
+        pairs += check.of_calls(tried, Table({call: rows[call] for call in out}))[0]
+    model: LatencyModel = kin.adapt(rows)
+    whole = None
+    if found.networks:
+        parts = [(calls_of(*n.whole).values(), n.latency) for n in found.networks]
+        if len(parts) > 1:
+            told = calibrate.leave_one_out(model, parts)
+            both = zip(found.networks, told, strict=True)
+            whole = check.errors([Pair(n.name, latency, n.latency) for n, latency in both])
+        model = calibrate.fit(model, parts)
+    return Fitted(model, check.errors(pairs) if pairs else None, {}, whole)
 
 
 def learn(tables: Sequence[Table]) -> Kin:

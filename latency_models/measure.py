@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -159,11 +160,16 @@ def measure_subjects(
 
 
 def measure_all(
-    runs: Sequence[Run], plan: Plan = PLAN, progress: Progress | None = None
+    runs: Sequence[Run],
+    plan: Plan = PLAN,
+    progress: Progress | None = None,
+    yardsticks: Mapping[int, float] = MappingProxyType({}),
 ) -> list[Latency]:
     """Latencies of the runs, in their order, measured in turns. A run returns once it is done.
 
-    Raises `TooNoisy` as the plan's target asks.
+    `yardsticks` are milliseconds that some runs, by their indices, took when they were measured
+    before: with a target, rounds in which these took longer or shorter do not count, so what is
+    measured today compares with what was measured then. Raises `TooNoisy` as the target asks.
     """
     if not runs:
         return []
@@ -176,13 +182,14 @@ def measure_all(
         _round(range(len(runs)), number, runs, rounds, plan, progress)
     target = plan.target
     if target is None:
-        return [_summary(times, times) for times in rounds]
+        return [_summary(times, list(times.values())) for times in rounds]
     for number in itertools.count(plan.rounds):
-        wide = [i for i, found in enumerate(_steady(rounds, target)) if not _sure(found, target)]
+        found = _steady(rounds, target, yardsticks)
+        wide = {i for i, latency in enumerate(found) if not _sure(latency, target)}
         if not wide or plan.clock() - begin >= target.limit_s:
             break
-        _round(wide, number, runs, rounds, plan, None)
-    return _meaningful(rounds, target, _rise(heat, plan.throttled()))
+        _round(sorted(wide | yardsticks.keys()), number, runs, rounds, plan, None)
+    return _meaningful(rounds, target, yardsticks, _rise(heat, plan.throttled()))
 
 
 def _round(
@@ -223,9 +230,8 @@ def _timed(run: Run, clock: Callable[[], float]) -> float:
     return 1e3 * (clock() - start)
 
 
-def _summary(rounds: Rounds, counted: Iterable[int]) -> Latency:
-    """Of the rounds that count; the spread is that of all."""
-    times = [rounds[number] for number in counted]
+def _summary(rounds: Rounds, times: Sequence[np.ndarray]) -> Latency:
+    """Of the rounds that count, `times`; the spread is that of all."""
     samples = np.concatenate(list(rounds.values()))
     centres = _centres(times) if len(times) > 1 else np.concatenate(times)
     quantiles = tuple(float(q) for q in np.quantile(samples, PROBABILITIES))
@@ -238,41 +244,66 @@ def _centres(rounds: Iterable[np.ndarray]) -> np.ndarray:
     return np.array([np.median(times) for times in rounds])
 
 
-def _steady(rounds: Sequence[Rounds], target: Target) -> list[Latency]:
-    counted = usual(rounds, target.pace)
-    return [_summary(times, _of(times, counted)) for times in rounds]
+_FEWEST = 5  # Rounds, for there to be a median with an error.
 
 
-def _of(rounds: Rounds, counted: frozenset[int]) -> list[int]:
-    """Which of a run's rounds count; all, if fewer than five would."""
-    own = [number for number in rounds if number in counted]
-    return own if len(own) >= 5 else list(rounds)
+def _counted(
+    rounds: Sequence[Rounds], target: Target, yardsticks: Mapping[int, float]
+) -> list[list[np.ndarray]]:
+    """The rounds that count, of each run; fewer than five only where yardsticks say so."""
+    steady = usual(rounds, target.pace, yardsticks)
+    own = [[times[number] for number in times if number in steady] for times in rounds]
+    if yardsticks:
+        return own
+    return [
+        some if len(some) >= _FEWEST else list(times.values())
+        for some, times in zip(own, rounds, strict=True)
+    ]
 
 
-def usual(rounds: Sequence[Rounds], pace: float) -> frozenset[int]:
+def _steady(
+    rounds: Sequence[Rounds], target: Target, yardsticks: Mapping[int, float]
+) -> list[Latency | None]:
+    """Latencies of each run; none where too few rounds count."""
+    counted = _counted(rounds, target, yardsticks)
+    return [
+        _summary(times, some) if len(some) >= _FEWEST else None
+        for times, some in zip(rounds, counted, strict=True)
+    ]
+
+
+def usual(
+    rounds: Sequence[Rounds],
+    pace: float,
+    yardsticks: Mapping[int, float] = MappingProxyType({}),
+) -> frozenset[int]:
     """Numbers of the rounds in which the machine ran as it mostly does.
 
     Machines that others share are slow for seconds, in all that they run, and what is slow in such
-    a round is not the run. A round is left out where the runs measured in it, three or more, took
-    longer or shorter than they mostly do by more than `pace`, in the median. If that holds for half
-    of the rounds or more, nothing is usual and all of them count.
+    a round is not the run. A round is left out where the yardsticks took longer or shorter, in the
+    median, than is known by more than `pace`. Without yardsticks, all runs are held against what
+    they mostly take, if there are three or more; if that leaves out half of the rounds, nothing is
+    usual and all of them count.
     """
-    mostly = [float(np.median(_centres(times.values()))) for times in rounds]
+    mostly = dict(yardsticks) or {
+        i: float(np.median(_centres(times.values()))) for i, times in enumerate(rounds)
+    }
     every = sorted({number for times in rounds for number in times})
     paces = {
         number: [
-            float(np.median(times[number])) / typical
-            for times, typical in zip(rounds, mostly, strict=True)
-            if number in times
+            float(np.median(rounds[i][number])) / ms
+            for i, ms in mostly.items()
+            if number in rounds[i]
         ]
         for number in every
     }
+    fewest = 1 if yardsticks else 3
     found = [
         number
         for number, own in paces.items()
-        if len(own) < 3 or abs(float(np.median(own)) - 1) <= pace
+        if len(own) < fewest or abs(float(np.median(own)) - 1) <= pace
     ]
-    return frozenset(found if 2 * len(found) > len(every) else every)
+    return frozenset(found if yardsticks or 2 * len(found) > len(every) else every)
 
 
 def standard_error(samples: np.ndarray) -> float:
@@ -286,28 +317,34 @@ def standard_error(samples: np.ndarray) -> float:
     return float(high - low) / 2
 
 
-def _sure(latency: Latency, target: Target) -> bool:
-    return latency.half_width(target.confidence) <= target.relative * latency.ms
+def _sure(latency: Latency | None, target: Target) -> bool:
+    return (
+        latency is not None
+        and latency.half_width(target.confidence) <= target.relative * latency.ms
+    )
 
 
 def _rise(before: int | None, after: int | None) -> int:
     return after - before if before is not None and after is not None else 0
 
 
-def _meaningful(rounds: Sequence[Rounds], target: Target, heat: int) -> list[Latency]:
+def _meaningful(
+    rounds: Sequence[Rounds], target: Target, yardsticks: Mapping[int, float], heat: int
+) -> list[Latency]:
     """Latencies of the rounds of each run. Raises `TooNoisy` if one means nothing."""
-    found = _steady(rounds, target)
     if heat:
         hot = f"the machine slowed itself down for heat {heat} times while this was measured"
         raise TooNoisy(
             f"{hot}; let it cool, and measure fewer things at once or with longer pauses (pause_s)",
-            [None] * len(found),
-            [hot] * len(found),
+            [None] * len(rounds),
+            [hot] * len(rounds),
         )
-    counted = usual(rounds, target.pace)
+    found, counted = _steady(rounds, target, yardsticks), _counted(rounds, target, yardsticks)
     reasons = [
-        _meaningless([times[number] for number in _of(times, counted)], latency, target)
-        for times, latency in zip(rounds, found, strict=True)
+        f"the machine ran at its pace of before in {len(some)} of {len(times)} rounds"
+        if latency is None
+        else _meaningless(some, latency, target)
+        for times, some, latency in zip(rounds, counted, found, strict=True)
     ]
     if wrong := [reason for reason in reasons if reason]:
         raise TooNoisy(
@@ -315,10 +352,10 @@ def _meaningful(rounds: Sequence[Rounds], target: Target, heat: int) -> list[Lat
             [None if reason else row for reason, row in zip(reasons, found, strict=True)],
             reasons,
         )
-    return found
+    return [latency for latency in found if latency]
 
 
-def _meaningless(rounds: Iterable[np.ndarray], latency: Latency, target: Target) -> str | None:
+def _meaningless(rounds: Sequence[np.ndarray], latency: Latency, target: Target) -> str | None:
     """Why a measurement says nothing; none where it does."""
     moved, aside = drift(_centres(rounds)), latency.half_width(target.confidence) / latency.ms
     if abs(moved) > target.drift:

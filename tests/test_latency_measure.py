@@ -266,6 +266,25 @@ def test_a_machine_that_changes_as_often_as_not_has_no_usual_pace():
     assert usual([rounds] * 4, 0.05) == set(range(8))
 
 
+def test_with_yardsticks_only_rounds_at_the_pace_of_before_count():
+    class Mostly(Machine):
+        def slowness(self) -> float:
+            return 1.0 if self.slept % 3 == 2 else 1.4
+
+    machine = Mostly()
+    plan = machine.plan(rounds=6, pause_s=1e-9, warmup=0, target=Target(limit_s=10.0))
+    found = measure_all(machine.runs(A=1, B=2), plan, yardsticks={1: 2.0})
+    assert [latency.ms for latency in found] == pytest.approx([1, 2])
+    assert machine.slept == 14  # Until there were five of the usual pace.
+
+
+def test_a_machine_that_is_not_what_it_was_is_refused():
+    machine = Machine()
+    plan = machine.plan(rounds=6, pause_s=1e-9, target=Target(limit_s=1.0))
+    with pytest.raises(TooNoisy, match=r"at its pace of before in 0 of \d+ rounds"):
+        measure_all(machine.runs(A=1, B=2), plan, yardsticks={1: 1.5})
+
+
 def test_a_drift_is_signed_and_not_chance():
     up = np.array([1.0, 1.01, 1.1, 1.12, 1.2, 1.21])
     assert drift(up) == pytest.approx(1.205 / 1.005 - 1)
