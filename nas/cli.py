@@ -27,8 +27,9 @@ USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
   nas describe PRESET_OR_FOLDER [--against OTHER]         prints an architecture and what it costs
   nas profile PRESET_OR_FOLDER... [--runtime RUNTIME]     measures blocks and networks here
   nas profile export | import                             the same on devices that are elsewhere
-  nas latency fit | check | predict                       latency models, and how wrong they are
+  nas latency fit | adapt | check | predict               latency models, and how wrong they are
   nas devices [NAME]                                      lists the devices that are known
+  nas plugins                                             lists what other packages add
   nas export FOLDER --to stablehlo|onnx                   writes a network for other programs
 
 RECIPE is an import path, by default experiments.emoji.recipe:default.
