@@ -54,6 +54,17 @@ class TpuTable(NamedTuple):
         assert isinstance(self.model.model, Estimates)
         return self.model.model
 
+    @property
+    def calibration(self) -> str:
+        """How estimates become milliseconds, in words."""
+        fixed = f"{self.model.fixed_ms:.4g} ms + " if self.model.fixed_ms else ""
+        return f"{fixed}{self.model.scale:.4g} x {type(self.estimates.estimator).__name__}"
+
+    @property
+    def calibrated_on(self) -> str:
+        """The published latencies that it is calibrated on, in words."""
+        return ", ".join(f"{anchor.network} {anchor.ms:g} ms" for anchor in self.anchors)
+
 
 def names() -> tuple[str, ...]:
     """The generations whose tables ship."""
