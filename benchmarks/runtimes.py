@@ -34,7 +34,7 @@ from latency_models.measure import Target
 from latency_models.rows import Network
 from latency_models.runtimes import Runtime, drawn
 from latency_models.runtimes import draw as draw_input
-from nas.commands.profile import RUNTIMES
+from nas.devices import RUNTIMES, RuntimeName
 from nas.report import plots
 from search_spaces.counting import macs
 from search_spaces.ops import Call
@@ -56,7 +56,7 @@ NETWORK_PLAN = dataclasses.replace(
 @dataclasses.dataclass(frozen=True)
 class Settings:
     folder: tyro.conf.Positional[Path]
-    runtimes: tuple[str, ...] = tuple(RUNTIMES)
+    runtimes: tuple[RuntimeName, ...] = tuple(RUNTIMES)
     networks: int = 100
     """Held-out networks."""
     minutes: float = 30.0

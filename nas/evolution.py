@@ -306,7 +306,7 @@ class Evolution:
             raise ValueError(
                 f"no architecture meets the budget of {limit:.3f} ms: with every removable block "
                 f"gone the U-Net still takes {floor:.3f} ms ({floor / seed:.0%} of the seed's "
-                f"{seed:.3f} ms); ask for at least that{held if doubt > 0.05 * floor else ''}"
+                f"{seed:.3f} ms); ask for at least that{held if doubt > 0.01 * floor else ''}"
             )
 
     def decide(self, state: State, number: int) -> Outcome:

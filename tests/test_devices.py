@@ -12,15 +12,15 @@ import pytest
 from rich.console import Console
 
 from experiments.emoji.recipe import default
-from latency_models import saved, shipped
+from latency_models import saved, shipped, store
 from latency_models.bench import LocalBench, ModelBench
 from latency_models.calibrate import Calibrated
-from latency_models.latency import Latency, UnknownCall
+from latency_models.latency import Latency, UnknownCall, Whole
 from latency_models.provenance import Method, Provenance
 from latency_models.roofline import Roofline
 from latency_models.runtimes.onnxruntime import OnnxRuntime
 from latency_models.table import Table
-from nas import cli, devices
+from nas import cli, describe, devices
 from nas.commands.search import Settings, evolution
 from nas.evolution import Evolution, Profile
 from nas.journal import Journal, read
@@ -273,5 +273,40 @@ def test_a_search_may_be_measured_by_another_runtime(folders: tiny.Folders, tmp_
 )
 def test_a_device_that_is_none_is_one_clear_message(asked, words, said, capsys):
     assert run(*asked, *words) == 1
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("nas: ") and "Traceback" not in error
+
+
+# Blocks by a compiler.
+
+
+def test_blocks_of_a_tpu_are_priced_into_a_file_of_its_provenance(tmp_path, no_libtpu, capsys):
+    out = tmp_path / "tpu.json"
+    assert run("profile", "bk-tiny", "--device", "tpu-v3", "--out", out) == 0
+    said = capsys.readouterr().out
+    found, bench = store.load(out), devices.bench("tpu-v3")
+    assert found.provenance == bench.provenance
+    assert found.provenance.method == Method.COMPILED and not found.networks
+    spec, inputs = describe.find("bk-tiny")
+    whole = Whole(lower(spec), inputs)
+    assert found.table == bench.table(calls(*whole).values())
+    (latency,) = bench.networks([whole])
+    assert f"bk-tiny: {latency}, the calibrated sum of its blocks" in said
+    assert "none was measured" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bk-tiny", "--device", PHONE), "`nas profile export NAME --out FOLDER` writes models"),
+        (("bk-tiny", "--device", "nokia"), "nokia is neither the folder of a latency model nor"),
+        (("bk-tiny", "--device", "tpu-v3", "--runtime", "xla"), "leave --runtime out"),
+        (("bk-tiny", "--device", "tpu-v3", "--minutes", "1"), "leave --minutes out"),
+        (("FOLDER", "--device", "tpu-v5e"), "the extra `tpu`: pip install 'nas[tpu]'"),
+    ],
+)
+def test_what_no_compiler_can_price_is_one_clear_message(folders, words, said, no_libtpu, capsys):
+    words = [str(folders.pipeline) if word == "FOLDER" else word for word in words]
+    assert run("profile", *words) == 1
     error = capsys.readouterr().err
     assert said in error and error.startswith("nas: ") and "Traceback" not in error
