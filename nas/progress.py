@@ -133,9 +133,12 @@ class Live:
         match done.task:
             case Profile() if state.seed_ms and state.latency:
                 limit = strategy.limit_ms(state)
+                off = f"{state.latency.residual:.1%}"
+                if self._how == "predicted":
+                    off += ", the error of the device's model included"
                 return [
                     f"the seed's U-Net takes {state.seed_ms}; the budget is {limit:.3f} ms; "
-                    f"sums of the table are off by {state.latency.residual:.1%}"
+                    f"sums of the table are off by {off}"
                 ]
             case Reference():
                 real, wrong = (statistics.mean(done.outcome[k]) for k in ("real", "mismatched"))

@@ -225,7 +225,7 @@ def test_what_is_predicted_is_never_called_measured(tmp_path: Path, name: str) -
     said = page.summary(story).replace("\n", " ")
     assert f"on {known.device} ({known.runtime}), which is not here" in said
     assert "keeps to the budget, as predicted, by" in said and "repetition" not in said
-    assert "No latency was measured: all are of a model of that device. It is a made-up so" in said
+    assert "No latency was measured: all are of a model of that device, a made-up source" in said
     text = re.sub("<[^>]*>", " ", page.page(story))
     assert "U-Net latency, predicted" in text and str(known.method) in text
     # The words that speak of measuring are those that say that nothing was.

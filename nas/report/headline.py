@@ -115,7 +115,7 @@ def _known(story: Story) -> list[str]:
     if story.timed or story.known is None:
         return []
     how = story.known.source or story.known.method
-    return [f"No latency was measured: all are of a model of that device. It is {how}."]
+    return [f"No latency was measured: all are of a model of that device, {how}."]
 
 
 def _latency(story: Story) -> list[str]:
