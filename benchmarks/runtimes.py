@@ -101,7 +101,7 @@ def learnt_blocks() -> list[Call]:
     return grouped(blocks(np.random.default_rng(BLOCKS), 60))
 
 
-def compile_ahead(names: tuple[str, ...], held_out: Mapping[str, Whole]) -> None:
+def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole]) -> None:
     """Leaves what compilers make of everything that will be measured in their caches."""
     learnt = list(networks(LEARNT, 12).values())
     for subjects in (learnt, held_out.values(), learnt_blocks()):

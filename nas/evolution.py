@@ -300,8 +300,8 @@ class Evolution:
             assert state.seed_ms is not None
             seed, doubt = state.seed_ms.ms, floor - self.predict(state, least).ms
             held = (
-                f", or hold less of its error: {doubt:.3f} ms of it are {self.caution:g} standard "
-                "errors of what is predicted (--caution)"
+                f", or hold less of its error: {doubt:.3f} ms of it are {self.caution:g} x the "
+                "standard error of what is predicted (--caution)"
             )
             raise ValueError(
                 f"no architecture meets the budget of {limit:.3f} ms: with every removable block "
