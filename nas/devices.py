@@ -1,19 +1,27 @@
 """Where latencies come from, by name: runtimes of this machine, devices that ship, and models in
 folders."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from latency_models import saved, shipped
+import numpy as np
+
+from latency_models import saved, shipped, store
 from latency_models.bench import Bench, ModelBench
-from latency_models.latency import LatencyModel
+from latency_models.latency import Latency, LatencyModel, UnknownCall
 from latency_models.provenance import Method, Provenance
 from latency_models.runtimes import CACHE, Runtime
 from latency_models.runtimes.litert import LiteRT
 from latency_models.runtimes.onnxruntime import OnnxRuntime
 from latency_models.runtimes.xla import XLA
+from latency_models.table import Table
+from search_spaces.ops import Call
+from search_spaces.program import calls
+from search_spaces.sampling import draw
+from search_spaces.unet import lower
 
 RuntimeName: TypeAlias = Literal["xla", "onnxruntime", "litert"]
 
@@ -78,3 +86,37 @@ def _how(name: str, card: Mapping[str, Any], there: Provenance) -> str:
     ]
     said = f"{Method.PREDICTED} by the model in {name}, learnt from {counts or 'rows'}"
     return f"{said}, {there.method}; error: {', '.join(errors) or 'not known'}"
+
+
+def table(name: str, wanted: Iterable[Call]) -> Table:
+    """What a device takes: the calls measured in a file, or what a model says of
+    those `wanted`.
+
+    Calls that the model cannot price have no row. Raises `ValueError` where none has.
+    """
+    if Path(name).is_file():
+        return store.load(Path(name)).table
+    parts = find(name)[0].parts
+    rows = dict[Call, Latency]()
+    for call in wanted:
+        with contextlib.suppress(UnknownCall):
+            rows[call] = parts.predict([call])
+    if not rows:
+        raise ValueError(f"{name} cannot price any of the calls asked for")
+    return Table(rows)
+
+
+def tables(names: Sequence[str], wanted: Iterable[Call]) -> list[Table]:
+    """What other devices take, to learn from: the rows of files of measurements, and what models
+    say of these rows' calls and of those `wanted`, or of random U-Nets' where those are few."""
+    files = [name for name in names if Path(name).is_file()]
+    asked = [call for name in files for call in table(name, ()).rows]
+    asked = list(dict.fromkeys([*asked, *wanted]))
+    rng = np.random.default_rng(0)
+    while len(files) < len(names) and len(asked) < _ENOUGH:
+        spec, inputs = draw(rng)
+        asked = list(dict.fromkeys([*asked, *calls(lower(spec), inputs).values()]))
+    return [table(name, asked) for name in names]
+
+
+_ENOUGH = 60  # Calls that a model is asked about.

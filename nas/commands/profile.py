@@ -10,12 +10,14 @@ import jax
 import numpy as np
 import tyro
 
-from latency_models import campaign, exchange, importers, store
+from latency_models import campaign, exchange, fewshot, importers, store
 from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
 from latency_models.measure import ADVICE, Target
+from latency_models.provenance import Provenance
 from latency_models.runtimes import CACHE, Subject
+from latency_models.table import Table
 from latency_models.tpu.bench import TpuBench
 from nas import describe, devices
 from nas.devices import RuntimeName
@@ -49,6 +51,10 @@ class Settings:
     """Leave the networks as a whole out."""
     blocks: int | None = None
     """At most so many blocks, drawn at random from all."""
+    like: tuple[str, ...] = ()
+    """Other devices, as files of measurements, folders of models, or devices of `nas devices`: in
+    place of random blocks, those are measured that say most of this device given what the others
+    take. What the file holds already counts. `nas latency adapt` makes a model of it."""
     minutes: float | None = None
     """Nothing is begun after so many minutes."""
     seconds: float = CAREFUL.seconds
@@ -118,7 +124,7 @@ def _measure(arguments: list[str]) -> int:
     here = runtime.provenance
     path = asked.out or store.file(CACHE, here)
     print(f"{here}; cores {here.affinity or 'not told'}", flush=True)
-    networks, blocks = _wanted(asked)
+    networks, blocks = _wanted(asked, path, here)
     done = campaign.measure(
         path,
         runtime,
@@ -156,11 +162,11 @@ def _compile(asked: Settings, device: str) -> int:
             "model; `nas profile export NAME --out FOLDER` writes models with the commands that "
             "measure them there"
         )
-    networks, blocks = _wanted(asked)
     known = bench.provenance
-    print(f"{known}; {dict(known.versions)['calibration']}", flush=True)
-    table = bench.table(blocks, _compiled)
     path = asked.out or store.file(CACHE, known)
+    print(f"{known}; {dict(known.versions)['calibration']}", flush=True)
+    networks, blocks = _wanted(asked, path, known)
+    table = bench.table(blocks, _compiled)
     store.write(path, known, table)
     print(f"{len(table.rows)} blocks by the compiler; none was measured")
     if not asked.blocks_only and asked.blocks is None:
@@ -174,13 +180,15 @@ def _compiled(doing: str, share: float) -> None:
     print(f"  {doing} {share:.0%}", flush=True)
 
 
-def _wanted(asked: Settings) -> tuple[dict[str, Whole], list[Call]]:
-    """The networks asked for by name, and their distinct blocks, or so many as are asked for."""
+def _wanted(asked: Settings, path: Path, known: Provenance) -> tuple[dict[str, Whole], list[Call]]:
+    """The networks asked for by name, and their distinct blocks, or so many as are asked for, given
+    those that the file at `path` has."""
     networks = _networks(asked)
     blocks = _blocks(networks)
     if asked.blocks is not None:
-        order = np.random.default_rng(asked.seed).permutation(len(blocks))
-        blocks = [blocks[i] for i in sorted(order[: asked.blocks])]
+        blocks = _chosen(asked, blocks, store.read(path, known).table)
+    elif asked.like:
+        raise ValueError("--like chooses blocks; say how many with --blocks, five to fifty")
     print(f"{len(blocks)} distinct blocks of {len(networks)} networks", flush=True)
     return networks, blocks
 
@@ -233,6 +241,16 @@ def _import(arguments: list[str]) -> int:
         if names:
             print(f"{tool} did not measure {', '.join(names)}")
     return 0
+
+
+def _chosen(asked: Settings, blocks: list[Call], known: Table) -> list[Call]:
+    """As many of the blocks as asked for: at random, or those that teach most."""
+    assert asked.blocks is not None
+    if asked.like:
+        kin = fewshot.learn(devices.tables(asked.like, blocks))
+        return kin.choose(blocks, asked.blocks, known.rows)
+    order = np.random.default_rng(asked.seed).permutation(len(blocks))
+    return [blocks[i] for i in sorted(order[: asked.blocks])]
 
 
 def _blocks(networks: Mapping[str, Whole]) -> list[Call]:
