@@ -99,8 +99,10 @@ def test_a_shipped_bench_says_how_it_is_known_and_how_wrong(row: shipped.Shipped
 
 
 def test_no_two_shipped_devices_are_taken_for_each_other() -> None:
-    keys = {devices.bench(name).provenance.key for name in shipped.names()}
-    assert len(keys) == len(shipped.names())
+    found = [devices.bench(name).provenance for name in shipped.names()]
+    versions = [dict(known.versions) for known in found]
+    assert len({known.key for known in found}) == len(found)
+    assert len({v.get("model") or v["calibration"] for v in versions}) == len(found)
 
 
 def test_a_folder_s_bench_is_of_the_device_of_its_measurements(tmp_path: Path) -> None:
