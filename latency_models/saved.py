@@ -36,6 +36,7 @@ from search_spaces import values
 
 KNOWN = (
     calibrate.Calibrated,
+    calibrate.Within,
     components.Basis,
     fewshot.FewShot,
     fewshot.Kin,

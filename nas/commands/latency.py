@@ -136,9 +136,9 @@ def _check(asked: Check, console: Console) -> None:
     found = store.load(asked.measurements)
     console.print(f"model of {card['method']} for {_where(card)}")
     console.print(f"measured: {found.provenance}")
-    priced, refused = check.of_calls(model, found.table)
+    priced, refused = check.of_calls(model.alone, found.table)
     whole, not_priced = check.of_networks(model, found.networks)
-    kinds = check.by_kind(model, found.table)
+    kinds = check.by_kind(model.alone, found.table)
     rows = {f"calls of {name.split(':')[1]}": e for name, e in kinds.items()}
     whole_errors = check.errors(whole) if whole else None
     _show(
