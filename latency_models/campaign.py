@@ -3,7 +3,6 @@
 Killed at any moment, the same campaign goes on with what is missing.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +21,10 @@ from search_spaces.ops import Call
 CALLS, NETWORKS = 16, 4
 """In a portion: they are measured in turns, so that the machine's drift is theirs together."""
 
-YARDSTICKS, _YARDSTICK_MS = 4, 3.0
+YARDSTICKS, _YARDSTICK_MS = 4, (2.0, 50.0)
 """Calls that were measured before, measured again with every portion: see `measure.measure_all`.
-Those whose latency is nearest to some milliseconds, which the clock tells well and cost little."""
+They take some milliseconds: shorter ones take up to three times as long where what ran before them
+has emptied the caches, so beside other calls they are others; longer ones cost time."""
 
 
 class Task(NamedTuple):
@@ -97,12 +97,13 @@ def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
 
 
 def _yardsticks(known: Table, runtime: Runtime) -> list[Yardstick]:
-    """None before there are enough to choose from."""
-    if len(known.rows) < YARDSTICKS:
+    """The shortest there are; none before there are enough to choose from."""
+    least, most = _YARDSTICK_MS
+    fit = [(row.ms, call) for call, row in known.rows.items() if least <= row.ms <= most]
+    if len(fit) < YARDSTICKS:
         return []
-    away = {call: abs(math.log(row.ms / _YARDSTICK_MS)) for call, row in known.rows.items()}
-    nearest = sorted(away, key=lambda call: away[call])[:YARDSTICKS]
-    return [Yardstick(runtime.prepare(call).run, known.rows[call].ms) for call in nearest]
+    shortest = sorted(fit, key=lambda pair: pair[0])[:YARDSTICKS]
+    return [Yardstick(runtime.prepare(call).run, ms) for ms, call in shortest]
 
 
 def _measured(
