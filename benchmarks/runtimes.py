@@ -34,7 +34,7 @@ from latency_models.measure import Target
 from latency_models.rows import Network
 from latency_models.runtimes import Runtime, drawn
 from latency_models.runtimes import draw as draw_input
-from nas.commands.profile import RUNTIMES
+from nas.devices import RUNTIMES, RuntimeName
 from nas.report import plots
 from search_spaces.counting import macs
 from search_spaces.ops import Call
@@ -56,7 +56,7 @@ NETWORK_PLAN = dataclasses.replace(
 @dataclasses.dataclass(frozen=True)
 class Settings:
     folder: tyro.conf.Positional[Path]
-    runtimes: tuple[str, ...] = tuple(RUNTIMES)
+    runtimes: tuple[RuntimeName, ...] = tuple(RUNTIMES)
     networks: int = 100
     """Held-out networks."""
     minutes: float = 30.0
@@ -108,7 +108,7 @@ def learnt_blocks() -> list[Call]:
     return grouped(blocks(np.random.default_rng(BLOCKS), 60))
 
 
-def compile_ahead(names: tuple[str, ...], held_out: Mapping[str, Whole]) -> None:
+def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole]) -> None:
     """Leaves what compilers make of everything that will be measured in their caches."""
     learnt = list(networks(LEARNT, 12).values())
     for subjects in (learnt, held_out.values(), learnt_blocks()):
