@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from latency_models.runtimes import Run
-from nas.commands.profile import RUNTIMES
+from nas.devices import RUNTIMES
 from search_spaces.blocks import Conv, Downsample, ResNet, Upsample
 from search_spaces.ops import Call
 
