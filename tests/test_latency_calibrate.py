@@ -7,7 +7,7 @@ from latency_models.latency import Latency, UnknownCall
 from latency_models.table import Table
 from search_spaces.blocks import Conv
 from search_spaces.ops import Call
-from tests.latency_laws import LatencyLaws
+from nas.testing.latencies import LatencyModelLaws
 
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), "float32")
 CALLS = tuple(Call(Conv(width), (IMAGE,)) for width in range(1, 9))
@@ -15,14 +15,14 @@ TABLE = Table({call: Latency(call.op.width, 0.1) for call in CALLS})  # pyright:
 UNKNOWN = Call(Conv(99), (IMAGE,))
 
 
-class TestCalibrated(LatencyLaws):
+class TestCalibrated(LatencyModelLaws):
     model = Calibrated(TABLE, fixed_ms=2.0, scale=0.5, residual=0.1)
     calls = CALLS
     unknown = UNKNOWN
     additive = False
 
 
-class TestCalibratedByAFactor(LatencyLaws):
+class TestCalibratedByAFactor(LatencyModelLaws):
     model = Calibrated(TABLE, fixed_ms=0.0, scale=0.5, residual=0.1)
     calls = CALLS
     unknown = UNKNOWN

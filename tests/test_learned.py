@@ -16,7 +16,7 @@ from latency_models.table import Table
 from search_spaces.blocks import Conv, Downsample, ResNet, Separable, Transformer
 from search_spaces.ops import Call
 from search_spaces.program import Step, calls
-from tests.latency_laws import LatencyLaws
+from nas.testing.latencies import LatencyModelLaws
 
 COST = dict(zip(WORK, np.zeros(len(WORK)), strict=True)) | {
     "convolution": 2e-7,
@@ -67,7 +67,7 @@ FITTED: dict[str, LatencyModel] = {
 }
 
 
-class FittedLaws(LatencyLaws):
+class FittedLaws(LatencyModelLaws):
     calls = (SEEN[0], SEEN[5], HELD_OUT[3])
     unknown = UNKNOWN
 

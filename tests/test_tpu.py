@@ -42,7 +42,7 @@ from search_spaces.ops import model as op_model
 from search_spaces.presets import PRESETS
 from search_spaces.program import calls
 from search_spaces.unet import lower as program
-from tests.latency_laws import LatencyLaws
+from nas.testing.latencies import LatencyModelLaws
 
 V3 = generation("v3")
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 4), "float32")
@@ -448,13 +448,13 @@ def rows(*which: Call) -> dict[Call, Estimate]:
     }
 
 
-class TestEstimates(LatencyLaws):
+class TestEstimates(LatencyModelLaws):
     model = Estimates(V5E, rows(*CALLS))
     calls = CALLS
     unknown = UNKNOWN
 
 
-class TestShippedModel(LatencyLaws):
+class TestShippedModel(LatencyModelLaws):
     model = tables.shipped("v3").model
     calls = tuple(calls(*benchmark.preset("bk-tiny")).values())[:5]
     unknown = UNKNOWN
