@@ -24,6 +24,7 @@ from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 from search_spaces.values import decode, encode
 
+
 @dataclasses.dataclass(frozen=True)
 class Profile:
     """Measure every call the space can make, and the seed and a few others as a whole."""

@@ -7,7 +7,6 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from nas.journal import Entry, Journal, Outcome
 
-
 State = TypeVar("State")
 Task = TypeVar("Task")
 
@@ -38,9 +37,7 @@ class Done(NamedTuple, Generic[State, Task]):
     state: State
 
 
-def states(
-    strategy: Strategy[State, Any], path: Path, entries: Iterable[Entry]
-) -> Iterator[State]:
+def states(strategy: Strategy[State, Any], path: Path, entries: Iterable[Entry]) -> Iterator[State]:
     """Yields the state after each entry of the journal at `path`.
 
     Raises `ValueError` naming the line that does not follow from those before it.

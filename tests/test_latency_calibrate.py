@@ -5,9 +5,9 @@ import pytest
 from latency_models.calibrate import Calibrated, fit, leave_one_out
 from latency_models.latency import Latency, UnknownCall
 from latency_models.table import Table
+from nas.testing.latencies import LatencyModelLaws
 from search_spaces.blocks import Conv
 from search_spaces.ops import Call
-from nas.testing.latencies import LatencyModelLaws
 
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), "float32")
 CALLS = tuple(Call(Conv(width), (IMAGE,)) for width in range(1, 9))

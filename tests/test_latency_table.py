@@ -5,9 +5,9 @@ from latency_models import roofline
 from latency_models.latency import Latency, Spread, UnknownCall, total
 from latency_models.roofline import Roofline
 from latency_models.table import Table, profile
+from nas.testing.latencies import LatencyModelLaws
 from search_spaces.blocks import Conv, ResNet
 from search_spaces.ops import Call, Cost, cost
-from nas.testing.latencies import LatencyModelLaws
 
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), "float32")
 TIME = jax.ShapeDtypeStruct((2, 8), "float32")
