@@ -56,17 +56,17 @@ Run: TypeAlias = Callable[[Task, int], Iterator[Cell]]
 
 @dataclasses.dataclass(frozen=True)
 class Ours:
-    """A run of one of our policies, one evaluation at a time."""
+    """A run of one of our policies, of as many evaluations as it may spend."""
 
     policy: Policy
+    evaluations: int
 
     def __call__(self, task: Task, seed: int) -> Iterator[Cell]:
-        strategy = Exploration(task.problem, self.policy, len(task.accuracy), seed)
+        strategy = Exploration(task.problem, self.policy, self.evaluations, seed)
         state = strategy.init()
         while asked := strategy.ask(state):
-            spec = asked[0].spec
-            yield spec
-            state = strategy.tell(state, asked[0], scored([task.accuracy[spec]]))
+            yield asked[0].spec
+            state = strategy.tell(state, asked[0], scored([task.accuracy[asked[0].spec]]))
 
 
 def steps(task: Task, evaluated: Iterator[Cell], most: int) -> list[Step]:

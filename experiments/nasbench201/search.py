@@ -19,7 +19,7 @@ from experiments.nasbench201.cells import Cell, Cells, computed
 from experiments.nasbench201.table import Table, read
 from latency_models.latency import Latency
 from nas.journal import Journal, Outcome
-from nas.search import search
+from nas.search import replay, search
 from nas.strategies.exact import Exact
 from nas.strategies.exploration import Evaluate, Exploration, Policy, Result, State
 from nas.strategies.greedy import Greedy
@@ -95,11 +95,9 @@ def run(
         return scored([table.accuracy(task.spec, choose)])
 
     with Journal(path, header) as journal:
-        for _ in search(strategy, perform, journal):
-            pass
-        state = strategy.init()
-        for task, outcome in journal:
-            state = strategy.tell(state, task, outcome)
+        state = replay(strategy, journal)
+        for done in search(strategy, perform, journal):
+            state = done.state
         return state
 
 

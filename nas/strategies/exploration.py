@@ -2,12 +2,12 @@
 
 What to evaluate as number `n` is a function of the evaluations before it, and of nothing else: a
 policy says how many of those it has to wait for. So a search proposes the same candidates on one
-worker as on many, in whatever order they finish, and whatever a killed search had under way is
-asked again from the journal alone.
+worker as on many, in whatever order they end, and what a killed search had under way is asked for
+again from the journal alone.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol
 
 import numpy as np
@@ -83,9 +83,9 @@ class Policy(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that was told."""
+    """All trials that were proposed, in order, and what was told of them."""
 
-    trials: Mapping[int, Trial] = dataclasses.field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
 
 
 class Result(NamedTuple, Generic[Spec]):
@@ -105,31 +105,37 @@ class Exploration(Generic[Spec]):
     seed: int = 0
 
     def init(self) -> State:
-        return State()
+        return self._extended(())
 
     def ask(self, state: State) -> tuple[Evaluate, ...]:
         """The evaluations that can run now, independent of each other; none when it is over."""
         return tuple(
             Evaluate(trial.number, trial.proposal, shard)
-            for trial in self._trials(state)
+            for trial in state.trials
             if not trial.failed
             for shard in trial.proposal.shards
             if shard not in trial.outcomes
         )
 
     def tell(self, state: State, task: Evaluate, outcome: Outcome) -> State:
-        """The state after `task` ended with `outcome`. Raises `ValueError` on a task told twice."""
+        """The state after `task` ended with `outcome`.
+
+        Raises `ValueError` on a task that was not asked for, or told already.
+        """
         check(outcome)
-        trial = state.trials.get(task.number, Trial(task.number, task.proposal, {}))
-        if trial.proposal != task.proposal or task.shard in trial.outcomes:
-            raise ValueError(f"{task} was told already, or is of another search")
-        told = trial._replace(outcomes={**trial.outcomes, task.shard: outcome})
-        return State({**state.trials, task.number: told})
+        trials, number = list(state.trials), task.number
+        if not (0 <= number < len(trials) and trials[number].proposal == task.proposal):
+            raise ValueError(f"{task} was never asked for; it is another search's")
+        if task.shard in trials[number].outcomes:
+            raise ValueError(f"{task} was told already")
+        outcomes = {**trials[number].outcomes, task.shard: outcome}
+        trials[number] = trials[number]._replace(outcomes=outcomes)
+        return self._extended(trials)
 
     def results(self, state: State) -> tuple[Result[Spec], ...]:
         """What every shard was taken of, and none failed, in the order it was proposed."""
         outcomes: dict[Spec, dict[int, Outcome]] = {}
-        for _, trial in sorted(state.trials.items()):
+        for trial in state.trials:
             outcomes.setdefault(trial.spec, {}).update(trial.outcomes)
         found = []
         for spec, shards in outcomes.items():
@@ -163,22 +169,18 @@ class Exploration(Generic[Spec]):
         kept = nondominated(costs)
         return tuple(fitting[i] for i in sorted(kept, key=lambda i: costs[i][1:]))
 
-    def _trials(self, state: State) -> Iterator[Trial]:
-        """Yields the trials that were told of, and those that can be proposed now, in order."""
-        trials: list[Trial] = []
-        left = self.evaluations * self.problem.shards
+    def _extended(self, trials: Sequence[Trial]) -> State:
+        """The state of these trials, and of all that can be proposed after them."""
+        found = list(trials)
+        left = self.evaluations * self.problem.shards - sum(len(t.proposal.shards) for t in found)
         while left > 0:
-            number = len(trials)
-            trial = state.trials.get(number)
-            if trial is None:
-                rng = np.random.default_rng([self.seed, number])
-                proposal = self.policy.propose(self.problem, trials, rng)
-                if proposal is None:
-                    return
-                trial = Trial(number, proposal, {})
-            trials.append(trial)
-            left -= len(trial.proposal.shards)
-            yield trial
+            rng = np.random.default_rng([self.seed, len(found)])
+            proposal = self.policy.propose(self.problem, found, rng)
+            if proposal is None:
+                break
+            found.append(Trial(len(found), proposal, {}))
+            left -= len(proposal.shards)
+        return State(tuple(found))
 
 
 def settled(trials: Sequence[Trial], count: int) -> bool:

@@ -107,7 +107,7 @@ class StrategyLaws:
         state = self._state(self._run([0], every), every)
         assert len(state.trials) > 1 and not self.strategy.ask(state)
         assert not any(self._broken(r.spec, every) for r in self.strategy.results(state))
-        if any(not trial.failed for trial in state.trials.values()):
+        if any(not trial.failed for trial in state.trials):
             assert self.strategy.results(state)
 
     def _run(self, order: list[int], every: int = 0) -> Iterator[Evaluate]:
