@@ -155,19 +155,18 @@ def regret(run: Sequence[Step], count: int) -> float:
 def needed(run: Sequence[Step]) -> tuple[float, float]:
     """New cells within the limit, and evaluations in all, until it is close; infinite if never."""
     found = [step for step in run if step.regret <= CLOSE]
-    return (found[0].new, found[0].count) if found else (np.inf, np.inf)
+    return (found[0].new, found[0].spent) if found else (np.inf, np.inf)
 
 
 def report(found: Runs) -> str:
     lines = []
     for data, strategies in grouped(found).items():
         lines += [
-            f"\n{data}, {sum(name == data for name in cases().values())} limits, "
-            f"{max(map(len, strategies.values()), default=0)} runs a row\n",
-            f"| strategy | new cells to within {CLOSE} | all evaluations | reached | "
+            f"\n{data}, {sum(name == data for name in cases().values())} limits\n",
+            f"| strategy | runs | new cells to within {CLOSE} | all evaluations | reached | "
             + " | ".join(f"at {at}" for at in AT)
             + " |",
-            "|---" * (4 + len(AT)) + "|",
+            "|---" * (5 + len(AT)) + "|",
         ]
         for name, runs in strategies.items():
             counts = np.array([needed(run) for run in runs])
@@ -176,8 +175,8 @@ def report(found: Runs) -> str:
             shown = " | ".join(f"{r:.2f}" if np.isfinite(r) else "–" for r in regrets)
             ours = f"**{name}**" if name in OURS else name
             lines.append(
-                f"| {ours} | {spread(counts[:, 0])} | {spread(counts[:, 1])} | {reached:.0%} | "
-                f"{shown} |"
+                f"| {ours} | {len(runs)} | {spread(counts[:, 0])} | {spread(counts[:, 1])} | "
+                f"{reached:.0%} | {shown} |"
             )
     return "\n".join(lines)
 

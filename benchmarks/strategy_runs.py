@@ -19,7 +19,7 @@ class Step(NamedTuple):
     The regret is in points of accuracy, of the best cell within the limit so far.
     """
 
-    count: int
+    spent: int
     new: int
     regret: float
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from latency_models.latency import Latency
 from nas.strategies import process
+from nas.strategies.drawing import mutant
 from nas.strategies.exact import Exact, referee
 from nas.strategies.exploration import Exploration, Proposal, State
 from nas.strategies.greedy import Greedy
@@ -148,9 +149,9 @@ def test_the_upper_bound_is_held_against_every_limit():
 
 
 def test_a_problem_that_makes_no_sense_is_an_error():
-    for settings_ in ({"shards": 0}, {"caution": -1.0}):
+    for shards, caution in ((0, 0.0), (1, -1.0)):
         with pytest.raises(ValueError, match="shard"):
-            Problem(beads.String(2), {}, **settings_)
+            Problem(beads.String(2), {}, shards, caution)
     with pytest.raises(ValueError, match="positive"):
         Problem(beads.String(2), {"phone": Device(beads.linear, 0.0)})
 
@@ -224,12 +225,14 @@ def test_the_referee_waits_for_all_single_edits():
         referee(beads.problem(), ())
 
 
-def test_exact_selection_keeps_to_limits_where_latencies_do_not_add_up():
+@pytest.mark.parametrize("power", [0.5, 2.0])
+def test_exact_selection_keeps_to_limits_where_latencies_do_not_add_up(power):
     def latency(spec):
-        return Latency(1.0 + 3 * math.sqrt(sum(spec.colours)), 0.0)
+        return Latency(1.0 + sum(spec.colours) ** power, 0.0)
 
     space = beads.String(4)
-    problem = Problem(space, {"d": Device(latency, 6.0)}, specs=space.everything())
+    limit = latency(Beads((1, 1, 1, 0))).ms
+    problem = Problem(space, {"d": Device(latency, limit)}, specs=space.everything())
     strategy = Exploration(problem, Exact(), 40)
     best = strategy.best(finished(strategy, beads.additive))
     assert best is not None and problem.fits(best.spec)
@@ -341,6 +344,16 @@ def test_successive_halving_gives_the_best_more_shards_and_the_others_none():
     assert {r.spec for r in strategy.results(state)} == set(by_worth[:2])
 
 
+def test_successive_halving_goes_by_all_shards_that_were_taken():
+    strategy = Exploration(beads.problem(shards=4), SuccessiveHalving(8, 2), 4)
+    state = strategy.init()
+    while asked := strategy.ask(state):
+        worth = beads.entangled(asked[0].spec) * (1.0 if asked[0].shard == 0 else -0.5)
+        state = strategy.tell(state, asked[0], scored([worth]))
+    four = sorted((t.spec for t in state.trials[8:12]), key=beads.entangled)
+    assert {t.spec for t in state.trials[12:]} == set(four[2:])
+
+
 def test_strategies_search_networks_too():
     space = tiny.unet_space(tiny.UNET)
 
@@ -381,6 +394,16 @@ def test_fronts_are_those_of_the_definition(costs):
             above = [found[j] for j, other in enumerate(costs) if beaten(other, c)]
             assert found[i] == max(above, default=-1) + 1
         assert np.isinf(crowding(costs)).any()
+
+
+def test_where_all_edits_of_a_spec_are_taken_edits_of_those_are_next():
+    problem, rng = beads.problem(4), np.random.default_rng(0)
+    parent = Beads((1, 1, 1, 1))
+    taken = {parent, *problem.neighbours(parent)}
+    for _ in range(20):
+        child = mutant(problem, parent, rng, taken)
+        assert child is not None and child not in taken and problem.fits(child)
+    assert mutant(problem, parent, rng, set(problem.specs)) is None
 
 
 def test_halfway_is_nearer_to_both_than_they_are_to_each_other():

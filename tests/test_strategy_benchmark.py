@@ -26,7 +26,7 @@ TASK = task(a=(90.0, -0.1), b=(93.95, 0.0), c=(94.0, -0.2), d=(99.0, 0.1))
 
 def test_every_evaluation_counts_and_new_cells_within_the_limit_are_counted_apart():
     found = steps(TASK, iter("daabdbc"), 10)  # pyright: ignore
-    assert [(s.count, s.new) for s in found] == [(2, 1), (4, 2), (7, 3)]
+    assert [(s.spent, s.new) for s in found] == [(2, 1), (4, 2), (7, 3)]
     assert [s.regret for s in found] == pytest.approx([4.0, 0.05, 0.0])
 
 
@@ -51,7 +51,7 @@ def test_the_report_has_a_row_for_every_strategy_that_ran():
         ("random", case, seed): [Step(3, 2, 0.05)] for case in names.values() for seed in (0, 1)
     }
     said = strategies.report(runs)
-    assert said.count("| **random** | 2 (2 to 2) | 3 (3 to 3) | 100% |") == 2
+    assert said.count("| **random** | 2 | 2 (2 to 2) | 3 (3 to 3) | 100% |") == 2
     root = ElementTree.fromstring(race(strategies.curves(runs), "evaluations", "regret"))
     assert root.tag.endswith("svg")
 

@@ -238,7 +238,7 @@ def _solved(
         [-edit.gain for edit in edits],
         integrality=np.ones(len(edits)),
         bounds=Bounds(0, 1),
-        constraints=LinearConstraint(np.array(rows), ub=np.array(most)) if rows else (),
+        constraints=LinearConstraint(np.array(rows), -np.inf, most) if rows else (),  # pyright: ignore
         options={"mip_rel_gap": 0.0},
     )
     return tuple(np.flatnonzero(found.x > 0.5).tolist()) if found.success else None

@@ -11,7 +11,7 @@ def dominance(costs: ArrayLike) -> np.ndarray:
     """Whether one is nowhere worse than another and somewhere better, `[candidates, others]`."""
     costs = np.asarray(costs, float)
     one, other = costs[:, None], costs[None]
-    return (one <= other).all(-1) & (one < other).any(-1)
+    return np.logical_and((one <= other).all(-1), (one < other).any(-1))
 
 
 def nondominated(costs: ArrayLike) -> tuple[int, ...]:

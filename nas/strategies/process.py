@@ -49,7 +49,7 @@ def fit(covariances: Mapping[float, np.ndarray], seen: np.ndarray) -> Process:
             # The amplitude that is likeliest, given the rest.
             variance = max(float(half @ half) / len(seen), 1e-12)
             likelihood = -0.5 * len(seen) * math.log(variance) - np.log(np.diag(factor)).sum()
-            pull = solve_triangular(factor, half, lower=True, trans="T")
+            pull = solve_triangular(factor.T, half)
             process = Process(length, noise, math.sqrt(variance), factor, pull)
             found.append((likelihood, process))
     return max(found, key=lambda each: each[0])[1]
