@@ -89,7 +89,11 @@ def main(
     found = {key: value for key, value in stored(runs).items() if key[2] < seeds}
     print(report(found))
     if plot is not None:
-        plot.write_text(race(curves(found), "evaluations", "median regret, points"))
+        plot.write_text(
+            race(
+                curves(found), "evaluations of new cells within the limit", "median regret, points"
+            )
+        )
 
 
 def cases() -> dict[Case, str]:
