@@ -1,9 +1,11 @@
 """The laws every latency model obeys. Subclass `LatencyModelLaws` to hold yours to them.
 
-class TestMine(LatencyModelLaws):
-    model = MyModel(...)
-    calls = (...)
-    unknown = Call(...)
+    class TestMine(LatencyModelLaws):
+        model = MyModel(...)
+        calls = (...)
+        unknown = Call(...)
+
+pytest finds the laws.
 """
 
 import itertools
