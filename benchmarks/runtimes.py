@@ -29,12 +29,13 @@ import tyro
 from latency_models import campaign, check, fitting, store
 from latency_models.bench import CAREFUL
 from latency_models.check import Errors, Pair
+from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel, Whole
 from latency_models.measure import Target
 from latency_models.rows import Network
 from latency_models.runtimes import Runtime, drawn
 from latency_models.runtimes import draw as draw_input
-from nas.commands.profile import RUNTIMES
+from nas.devices import RUNTIMES, RuntimeName
 from nas.report import plots
 from search_spaces.counting import macs
 from search_spaces.ops import Call
@@ -56,7 +57,7 @@ NETWORK_PLAN = dataclasses.replace(
 @dataclasses.dataclass(frozen=True)
 class Settings:
     folder: tyro.conf.Positional[Path]
-    runtimes: tuple[str, ...] = tuple(RUNTIMES)
+    runtimes: tuple[RuntimeName, ...] = tuple(RUNTIMES)
     networks: int = 100
     """Held-out networks."""
     minutes: float = 30.0
@@ -99,8 +100,19 @@ def blocks(rng: np.random.Generator, count: int) -> list[Call]:
         for call in found:
             shares[call] = max(shares.get(call, 0.0), macs(call).total / total)
     keys = np.log(np.array(list(shares.values())) + 0.01) + rng.gumbel(size=len(shares))
-    distinct = list(shares)
-    return [distinct[i] for i in np.argsort(-keys)]
+    distinct = [list(shares)[i] for i in np.argsort(-keys)]
+    # A kind that was not measured is refused, however little of a network it is.
+    first = [
+        c for name in sorted(set(map(kind, distinct))) for c in _of_kind(distinct, name)[:EACH]
+    ]
+    return list(dict.fromkeys([*first, *distinct]))
+
+
+EACH = 6  # Of every kind, before all others.
+
+
+def _of_kind(found: list[Call], name: str) -> list[Call]:
+    return [call for call in found if kind(call) == name]
 
 
 @functools.cache
@@ -108,7 +120,7 @@ def learnt_blocks() -> list[Call]:
     return grouped(blocks(np.random.default_rng(BLOCKS), 60))
 
 
-def compile_ahead(names: tuple[str, ...], held_out: Mapping[str, Whole]) -> None:
+def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole]) -> None:
     """Leaves what compilers make of everything that will be measured in their caches."""
     learnt = list(networks(LEARNT, 12).values())
     for subjects in (learnt, held_out.values(), learnt_blocks()):
@@ -126,25 +138,24 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
     """Measures what the runtime's files lack."""
     learnt = asked.folder / f"{name}-learnt.json"
     tested = asked.folder / f"{name}-held-out.json"
+    stages = {
+        "blocks": (SHARE, learnt_blocks(), {}, BLOCK_PLAN),
+        "networks": (1 - SHARE, [], networks(LEARNT, 60), NETWORK_PLAN),
+    }
     # What was spent before an interruption counts, to the last portion that was kept.
     clock = asked.folder / f"{name}-minutes.json"
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
-    begin = time.monotonic()
+    spent = dict.fromkeys(stages, 0.0) | (json.loads(clock.read_text()) if clock.exists() else {})
+    for stage, (share, what, wholes, plan) in stages.items():
+        begin, before = time.monotonic(), spent[stage]
 
-    def spent() -> float:
-        return before + (time.monotonic() - begin) / 60
+        def told(line: str, stage: str = stage, begin: float = begin, before: float = before):
+            spent[stage] = before + (time.monotonic() - begin) / 60
+            clock.write_text(json.dumps(spent))
+            print(f"{name}, {spent[stage]:.1f} minutes of {stage}: {line}", flush=True)
 
-    def told(line: str) -> None:
-        clock.write_text(json.dumps(spent()))
-        print(f"{name}, {spent():.1f} minutes: {line}", flush=True)
-
-    stages = ((learnt_blocks(), {}, BLOCK_PLAN), ([], networks(LEARNT, 60), NETWORK_PLAN))
-    for until, (what, wholes, plan) in zip((SHARE, 1.0), stages, strict=True):
-        left = until * asked.minutes - spent()
-        if left > 0:
-            refused(
-                campaign.measure(learnt, runtime, what, wholes, plan, minutes=left, report=told)
-            )
+        if (left := share * asked.minutes - before) > 0:
+            done = campaign.measure(learnt, runtime, what, wholes, plan, minutes=left, report=told)
+            refused(done)
     refused(
         campaign.measure(
             tested, runtime, [], held_out, NETWORK_PLAN, report=lambda line: print(line, flush=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from latency_models import store
-from latency_models.latency import Latency, LatencyModel, Whole
+from latency_models.latency import Latency, LatencyModel, UnknownCall, Whole
 from latency_models.measure import Plan, Progress, Target, TooNoisy, measure_subjects
 from latency_models.provenance import Method, Provenance
 from latency_models.runtimes import CACHE, Runtime
@@ -31,6 +31,10 @@ class Bench(abc.ABC):
     @abc.abstractmethod
     def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
         """Latencies of whole networks, in their order, measured in turns."""
+
+    def refusal(self, wanted: Iterable[Call]) -> str | None:
+        """Why there is a call among `wanted` that has no price here, or none if all have one."""
+        return None
 
 
 # Rounds tell a slow minute from a slow op: see `Plan`.
@@ -81,12 +85,19 @@ class LocalBench(Bench):
 
 @dataclasses.dataclass(frozen=True)
 class ModelBench(Bench):
-    """A latency model in place of a device: nothing is measured and nothing varies."""
+    """A latency model in place of a device: nothing is measured and nothing varies.
+
+    `of` is what the model stands in for, and how it is known; without it the device has no name.
+    Raises `UnknownCall` on what the model has no basis to price.
+    """
 
     model: LatencyModel
+    of: Provenance | None = None
 
     @property
     def provenance(self) -> Provenance:
+        if self.of is not None:
+            return dataclasses.replace(self.of, method=Method.PREDICTED)
         return Provenance(
             device="a model of a device",
             runtime=repr(self.model),
@@ -98,7 +109,21 @@ class ModelBench(Bench):
         )
 
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
-        return Table({call: self.model.predict([call]) for call in wanted})
+        # What a network costs as a whole is no call's.
+        return Table({call: self._predicted(self.model.parts, [call]) for call in wanted})
 
     def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
-        return [self.model.predict(calls(w.program, w.inputs).values()) for w in wanted]
+        return [self._predicted(self.model, calls(w.program, w.inputs).values()) for w in wanted]
+
+    def refusal(self, wanted: Iterable[Call]) -> str | None:
+        try:
+            self.model.predict(wanted)
+        except UnknownCall as error:
+            return str(error)
+        return None
+
+    def _predicted(self, model: LatencyModel, wanted: Iterable[Call]) -> Latency:
+        try:
+            return model.predict(wanted)
+        except UnknownCall as error:
+            raise UnknownCall(f"the model of {self.provenance.device}: {error}") from None

@@ -7,7 +7,6 @@ a script for every tool, and `results/`, where the scripts put what they measure
 """
 
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ import jax
 import jax.export
 
 from latency_models import importers
+from latency_models.exchange_subject import digest, together
 from latency_models.exchange_tools import SUBJECT, TOOLS, readme
 from latency_models.importers import Imported, Kind, Malformed
 from latency_models.importers.parsing import field, load_json
@@ -143,19 +143,20 @@ def _entry(
     }
 
 
-def _file(making: Path, name: str, form: str, part: Part, writer: Writer) -> dict[str, str]:
+def _file(making: Path, name: str, form: str, part: Part, writer: Writer) -> dict[str, Any]:
+    """A model as it is written. Its hash is that of all its files: weights may be beside it."""
     place = making / "models" / name / form
     place.mkdir(parents=True)
     file = writer(part, place)
     if not file.is_relative_to(place) or not file.exists():
         raise ValueError(f"the writer of {form} returned {file}, which is no file in {place}")
-    return {"file": file.relative_to(making).as_posix(), "sha256": digest(file)}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    there = sorted(path for path in place.rglob("*") if path.is_file())
+    parts = {path.relative_to(making).as_posix(): digest(path) for path in there}
+    return {
+        "file": file.relative_to(making).as_posix(),
+        "sha256": together(parts),
+        "parts": parts,
+    }
 
 
 def _encode(subject: Subject) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from latency_models import exchange_subject
 
 _ONNX_TO_LITERT = (
     "This folder was written without LiteRT's converter. Write it again with that format, or "
@@ -123,8 +126,6 @@ pip install "coremltools>=9" "stablehlo-coreml>=0.1.6" jax; `run_coreml.py` time
 import argparse
 import asyncio
 import csv
-import hashlib
-import json
 import platform
 import statistics
 from pathlib import Path
@@ -139,6 +140,7 @@ from coremltools.models.ml_program.experimental.remote_device import (
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 from stablehlo_coreml import build_pass_pipeline, convert
+from subject import checked
 
 NAMES = "@NAMES@".split()
 HERE = Path(__file__).resolve().parent
@@ -165,16 +167,12 @@ async def main(args) -> None:
         label = device.name
         team = AppSigningCredentials(development_team=args.iphone)
         device = await device.prepare_for_model_debugging(credentials=team)
-    files = json.loads((HERE / "manifest.json").read_text())["subjects"]
     for name in NAMES:
-        written = files[name]["files"].get("@FORM@")
-        if written is None:
+        if not (HERE / "models" / name / "@FORM@").exists():
             raise SystemExit("no StableHLO of " + name + ". @INSTEAD@")
-        artifact = (HERE / written["file"]).read_bytes()
-        found = hashlib.sha256(artifact).hexdigest()
-        if found != written["sha256"]:
-            raise SystemExit(f"{written['file']} is not the one that was written")
-        benchmarker = MLModelBenchmarker(converted(artifact, args.units), device=device)
+        path, found = checked(HERE, name, "@FORM@")
+        model = converted(path.read_bytes(), args.units)
+        benchmarker = MLModelBenchmarker(model, device=device)
         measured = await benchmarker.benchmark_predict(iterations=args.runs, warmup=True)
         with (HERE / "results" / f"{name}.coreml.csv").open("w", newline="") as file:
             rows = csv.writer(file)
@@ -209,11 +207,11 @@ pip install qai-hub; qai-hub configure --api_token YOURS; then
 `run_aihub.py "Samsung Galaxy S24" --runtime qnn_context_binary` (or tflite, onnx, qnn_dlc).
 """
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
 import qai_hub as hub
+from subject import checked
 
 NAMES = "@NAMES@".split()
 HERE = Path(__file__).resolve().parent
@@ -221,15 +219,10 @@ HERE = Path(__file__).resolve().parent
 
 def main(args) -> None:
     device = hub.Device(args.device)
-    files = json.loads((HERE / "manifest.json").read_text())["subjects"]
     for name in NAMES:
-        written = files[name]["files"].get("@FORM@")
-        if written is None:
+        if not (HERE / "models" / name / "@FORM@").exists():
             raise SystemExit("no ONNX of " + name + ". @INSTEAD@")
-        path = HERE / written["file"]
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != written["sha256"]:
-            raise SystemExit(f"{path} is not the one that was written")
+        path, found = checked(HERE, name, "@FORM@")
         # A folder where weights are in a file beside the model.
         whole = path.parent if len(list(path.parent.iterdir())) > 1 else path
         compiled = hub.submit_compile_job(
@@ -267,32 +260,8 @@ TOOLS: Mapping[str, Tool] = {
     "aihub": Tool("onnx", "Qualcomm AI Hub", "aihub-job", "run_aihub.py", _NO_ONNX, _AIHUB),
 }
 
-SUBJECT = '''\
-"""What the scripts read of manifest.json.
-
-python3 subject.py hash NAME FORMAT: the hash of its model, which has to be the one that was
-written; python3 subject.py inputs NAME: its inputs as iree-benchmark-module takes them.
-"""
-import hashlib
-import json
-import sys
-
-KINDS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int32": "i32"}
-verb, name, *rest = sys.argv[1:]
-subject = json.load(open("manifest.json"))["subjects"][name]
-if verb == "hash":
-    if rest[0] not in subject["files"]:
-        sys.exit("no " + rest[0] + " of " + name + " was written")
-    written = subject["files"][rest[0]]
-    found = hashlib.sha256(open(written["file"], "rb").read()).hexdigest()
-    if found != written["sha256"]:
-        sys.exit(written["file"] + " is not the one that was written")
-    print(found)
-else:
-    for sizes, kind in subject["arguments"].values():
-        value = "1" if kind.startswith("int") else "0.5"
-        print("--input=" + "x".join([*map(str, sizes), KINDS[kind]]) + "=" + value)
-'''
+SUBJECT = Path(exchange_subject.__file__).read_text()
+"""What the scripts read of the manifest by."""
 
 
 def readme(names: Iterable[str], forms: Iterable[str]) -> str:

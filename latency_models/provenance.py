@@ -108,8 +108,28 @@ def local() -> Provenance:
         threads=len(cores()) if on_cpu else None,
         method=Method.MEASURED,
         affinity=",".join(map(str, cores())) if on_cpu else "",
-        source="measured by latency_models.measure",
+        source=_SOURCE,
     )
+
+
+def on_cores(
+    runtime: str, versions: Mapping[str, str], precision: str | None, threads: int
+) -> Provenance:
+    """That of what a runtime with threads of its own measures on this machine's processor."""
+    return Provenance(
+        device=cpu(),
+        runtime=runtime,
+        versions=tuple(versions.items()),
+        precision=precision or "as the inputs",
+        attention=AS_WRITTEN,
+        threads=threads,
+        method=Method.MEASURED,
+        affinity=",".join(map(str, cores())),
+        source=_SOURCE,
+    )
+
+
+_SOURCE = "measured by latency_models.measure"
 
 
 def _precision() -> str | None:

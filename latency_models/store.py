@@ -88,13 +88,14 @@ def write(
         "probabilities": PROBABILITIES,
     }
     text = (
-        f'{json.dumps(header)[:-1]},\n "rows": {_lines(rows.values())},\n'
-        f' "networks": {_lines(named.values())}}}\n'
+        f'{json.dumps(header)[:-1]},\n "rows": {lines(rows.values())},\n'
+        f' "networks": {lines(named.values())}}}\n'
     )
     replace(path, text.encode())
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
+def lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A list of rows as JSON, a line each."""
     return "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "\n]"
 
 
@@ -114,28 +115,28 @@ def _read(path: Path) -> _Content | None:
         text = path.read_bytes()
     except FileNotFoundError:
         return None
-    with _damage(path):
+    with damage(path, _REMEDY):
         content = json.loads(text)
         schema = content["schema"]
     if schema != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {schema!r}, this version reads {SCHEMA}; "
-            "delete the file and measure again"
-        )
-    with _damage(path):
+        raise ValueError(f"{path} has schema {schema!r}, this version reads {SCHEMA}; {_REMEDY}")
+    with damage(path, _REMEDY):
         if tuple(content["probabilities"]) != PROBABILITIES:
             raise ValueError(f"quantiles at {content['probabilities']}, not at {PROBABILITIES}")
         return _Content(_decoded(content), content["rows"], content["networks"])
 
 
+_REMEDY = "delete the file and measure again"
+
+
 @contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def damage(path: Path, remedy: str) -> Iterator[None]:
+    """Says of what goes wrong in reading a file which it is, and what to do."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}); "
-            "delete the file and measure again"
+            f"{path} is damaged ({type(error).__name__}: {error}); {remedy}"
         ) from error
 
 

@@ -22,16 +22,19 @@ _TUNABLES = ":".join(
 
 USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
 
-  nas search [RECIPE] [--out FOLDER] [--budget 75%] ...   runs a search, or goes on with it
+  nas search [RECIPE] [--budget 75%] [--device DEVICE]    runs a search, or goes on with it
   nas report FOLDER                                       writes a search's report again
   nas describe PRESET_OR_FOLDER [--against OTHER]         prints an architecture and what it costs
   nas profile PRESET_OR_FOLDER... [--runtime RUNTIME]     measures blocks and networks here
+  nas profile PRESET_OR_FOLDER... --device TPU            prices blocks by a TPU's compiler
   nas profile export | import                             the same on devices that are elsewhere
-  nas latency fit | check | predict                       latency models, and how wrong they are
+  nas latency fit | adapt | check | predict               latency models, and how wrong they are
   nas devices [NAME]                                      lists the devices that are known
+  nas plugins                                             lists what other packages add
   nas export FOLDER --to stablehlo|onnx                   writes a network for other programs
 
-RECIPE is an import path, by default experiments.emoji.recipe:default.
+RECIPE is an import path, by default experiments.emoji.recipe:default. DEVICE is one that `nas
+devices` lists, or the folder of a model that `nas latency fit` wrote.
 `nas COMMAND --help` explains every setting.
 """
 

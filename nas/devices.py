@@ -1,19 +1,36 @@
-"""Latency models by name: those that ship, and those in folders."""
+"""Where latencies come from, by name: runtimes of this machine, devices that ship, and models in
+folders."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from latency_models import saved, shipped, store
+from latency_models.bench import Bench, ModelBench
 from latency_models.latency import Latency, LatencyModel, UnknownCall
+from latency_models.provenance import Method, Provenance
+from latency_models.runtimes import CACHE, Runtime
+from latency_models.runtimes.litert import LiteRT
+from latency_models.runtimes.onnxruntime import OnnxRuntime
+from latency_models.runtimes.xla import XLA
 from latency_models.table import Table
 from search_spaces.ops import Call
 from search_spaces.program import calls
 from search_spaces.sampling import draw
 from search_spaces.unet import lower
+
+RuntimeName: TypeAlias = Literal["xla", "onnxruntime", "litert"]
+
+RUNTIMES: Mapping[RuntimeName, Callable[[], Runtime]] = {
+    "xla": XLA,
+    "onnxruntime": OnnxRuntime,
+    "litert": LiteRT,
+}
+"""What can run networks on this machine. Each raises `ValueError` where its package is missing."""
 
 
 def find(name: str) -> tuple[LatencyModel, dict[str, Any]]:
@@ -31,6 +48,46 @@ def find(name: str) -> tuple[LatencyModel, dict[str, Any]]:
     )
 
 
+def bench(name: str) -> Bench:
+    """The same device, as a bench whose provenance says how it is known.
+
+    Raises `ValueError` where there is none, or where a model's card does not say what it is of.
+    """
+    if name in shipped.names():
+        return shipped.bench(name, CACHE)
+    model, card = find(name)
+    if "provenance" not in card:
+        raise ValueError(
+            f"{name} does not say which device its model is of; fit it again with `nas latency fit`"
+        )
+    there = Provenance.from_json(card["provenance"])
+    found = hashlib.sha256((Path(name) / saved.MODEL).read_bytes()).hexdigest()[:12]
+    held = Provenance(
+        device=there.device,
+        runtime=there.runtime,
+        versions=(*there.versions, ("model", found)),
+        precision=there.precision,
+        attention=there.attention,
+        threads=there.threads,
+        method=Method.PREDICTED,
+        affinity=there.affinity,
+        source=_how(name, card, there),
+    )
+    return ModelBench(model, held)
+
+
+def _how(name: str, card: Mapping[str, Any], there: Provenance) -> str:
+    """How a fitted model knows of its device, and how wrong it was."""
+    counts = " and ".join(f"{card[what]} {what}" for what in ("calls", "networks") if what in card)
+    errors = [
+        f"{error['mape']:.1%} on {what.removeprefix('errors on ')}"
+        for what in ("errors on held-out calls", "errors on held-out networks")
+        if (error := card.get(what))
+    ]
+    said = f"{Method.PREDICTED} by the model in {name}, learnt from {counts or 'rows'}"
+    return f"{said}, {there.method}; error: {', '.join(errors) or 'not known'}"
+
+
 def table(name: str, wanted: Iterable[Call]) -> Table:
     """What a device takes: the calls measured in a file, or what a model says of
     those `wanted`.
@@ -39,11 +96,11 @@ def table(name: str, wanted: Iterable[Call]) -> Table:
     """
     if Path(name).is_file():
         return store.load(Path(name)).table
-    model, _ = find(name)
+    parts = find(name)[0].parts
     rows = dict[Call, Latency]()
     for call in wanted:
         with contextlib.suppress(UnknownCall):
-            rows[call] = model.predict([call])
+            rows[call] = parts.predict([call])
     if not rows:
         raise ValueError(f"{name} cannot price any of the calls asked for")
     return Table(rows)

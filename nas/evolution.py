@@ -296,11 +296,16 @@ class Evolution:
             least = removal.apply(least)
         floor, limit = self.upper_ms(state, least), self.limit_ms(state)
         if floor > limit:
-            seed = self.upper_ms(state, state.networks[0].spec)
+            assert state.seed_ms is not None
+            seed, doubt = state.seed_ms.ms, floor - self.predict(state, least).ms
+            held = (
+                f", or hold less of its error: {doubt:.3f} ms of it are {self.caution:g} x the "
+                "standard error of what is predicted (--caution)"
+            )
             raise ValueError(
                 f"no architecture meets the budget of {limit:.3f} ms: with every removable block "
                 f"gone the U-Net still takes {floor:.3f} ms ({floor / seed:.0%} of the seed's "
-                f"{seed:.3f} ms); ask for at least that"
+                f"{seed:.3f} ms); ask for at least that{held if doubt > 0.01 * floor else ''}"
             )
 
     def decide(self, state: State, number: int) -> Outcome:

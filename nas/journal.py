@@ -127,13 +127,26 @@ def entry(line: Mapping[str, Any]) -> Entry:
 
 def _same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raises `ValueError` naming the settings in which the journal's header differs."""
-    asked = json.loads(json.dumps(asked))
-    differing = sorted(
-        name for name in found.keys() | asked.keys() if found.get(name) != asked.get(name)
-    )
+    there, here = dict(flat(found)), dict(flat(json.loads(json.dumps(asked))))
+    differing = sorted(n for n in there.keys() | here.keys() if there.get(n) != here.get(n))
     if differing:
-        shown = "; ".join(f"{n}: {found.get(n)!r} there, {asked.get(n)!r} here" for n in differing)
+        shown = "; ".join(
+            f"{n}: {_told(there.get(n))} there, {_told(here.get(n))} here" for n in differing
+        )
         raise ValueError(
             f"{path} is the journal of another search ({shown[:600]}); "
             "repeat its settings to go on with it, or choose another folder"
         )
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the names and values of nested settings, the names dotted."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _told(value: Any) -> str:
+    return "none" if value is None else repr(value)

@@ -205,12 +205,13 @@ class Performer:
 
     def _profile(self) -> Outcome:
         """Prices every call the space can make and the pipeline's other parts, and four networks
-        as a whole, which calibrate the sum of the calls."""
-        seed, space = self.space.seed, self.space
+        as a whole, which calibrate the sum of the calls. Other parts that a model of a device has
+        no basis to price are no business of the search: they are named, with the reason."""
+        seed, space, bench = self.space.seed, self.space, self.recipe.bench
         wanted = [
             c for spec in _reachable(space) for c in calls(lower(spec), space.inputs).values()
         ]
-        others = {
+        parts = {
             **{
                 encoder.part: Whole(encoder.program, encoder.inputs(GUIDED))
                 for encoder in self.pipeline.encoders
@@ -220,21 +221,24 @@ class Performer:
                 {"latents": self.pipeline.inputs(1)["sample"]},
             ),
         }
+        reasons = {name: bench.refusal(calls(*whole).values()) for name, whole in parts.items()}
+        others = {name: whole for name, whole in parts.items() if reasons[name] is None}
         for whole in others.values():
             wanted += calls(whole.program, whole.inputs).values()
-        table = self.recipe.bench.table(wanted, self.watch)
+        table = bench.table(wanted, self.watch)
         specs = _calibration_specs(space)
         wholes = [Whole(lower(spec), space.inputs) for spec in specs]
-        found = self.recipe.bench.networks([*wholes, *others.values()], self.watch)
+        found = bench.networks([*wholes, *others.values()], self.watch)
         measured, priced = found[: len(wholes)], found[len(wholes) :]
         return {
-            "provenance": self.recipe.bench.provenance.to_json(),
+            "provenance": bench.provenance.to_json(),
             "rows": [encode_row(call, row) for call, row in table.rows.items()],
             "networks": [
                 {"removed": _removed(seed, spec), "ms": latency.ms, "std": latency.std}
                 for spec, latency in zip(specs, measured, strict=True)
             ],
             "picture": self.pipeline.pixels,
+            "unpriced": {name: why for name, why in reasons.items() if why is not None},
             **{
                 name: {
                     "ms": latency.ms,

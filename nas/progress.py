@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live as RichLive
 from rich.text import Text
 
+from latency_models.provenance import Method, Provenance
 from nas.evolution import (
     Evolution,
     Evolve,
@@ -34,6 +35,7 @@ class Live:
         self._doing, self._share = "loading", 0.0
         self._strategy: Evolution | None = None
         self._state: State | None = None
+        self._how = "measured"
         self._seconds: dict[str, list[float]] = {}
 
     def __enter__(self) -> "Live":
@@ -45,8 +47,12 @@ class Live:
         if self._console.is_terminal:
             self._shown.stop()
 
-    def begin(self, strategy: Evolution, state: State, *, resumed: int) -> None:
+    def begin(self, strategy: Evolution, state: State, known: Provenance, *, resumed: int) -> None:
+        """Is told how far the search is, and how latencies are known."""
         self._strategy, self._state = strategy, state
+        if known.method != Method.MEASURED:
+            self._how = "predicted"
+            self._print(f"no latency is measured here: {known}")
         if resumed:
             self._print(f"going on after {resumed} finished tasks")
 
@@ -127,9 +133,12 @@ class Live:
         match done.task:
             case Profile() if state.seed_ms and state.latency:
                 limit = strategy.limit_ms(state)
+                off = f"{state.latency.residual:.1%}"
+                if self._how == "predicted":
+                    off += ", the error of the device's model included"
                 return [
                     f"the seed's U-Net takes {state.seed_ms}; the budget is {limit:.3f} ms; "
-                    f"sums of the table are off by {state.latency.residual:.1%}"
+                    f"sums of the table are off by {off}"
                 ]
             case Reference():
                 real, wrong = (statistics.mean(done.outcome[k]) for k in ("real", "mismatched"))
@@ -168,7 +177,7 @@ class Live:
                 share = done.outcome["ms"] / done.outcome["seed_ms"]
                 kept = "keeps to" if strategy.kept(state, number) else "is over"
                 return [
-                    f"network {number} takes {state.measured[number]} measured as a whole, "
+                    f"network {number} takes {state.measured[number]} {self._how} as a whole, "
                     f"{share:.0%} of the seed beside it; it {kept} the budget"
                 ]
             case _:

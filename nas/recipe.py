@@ -1,7 +1,6 @@
 """What a search is asked to do. A recipe is a function that returns one of these."""
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import tyro
 
 from latency_models.bench import Bench
+from nas import plugins
 
 DEFAULT = "experiments.emoji.recipe:default"
 
@@ -127,15 +127,12 @@ class Recipe:
 
 def load(path: str) -> Recipe:
     """The recipe at an import path, `package.module:function`. Raises `ValueError` if none is."""
-    module, _, name = path.partition(":")
-    if not module or module.startswith("."):
-        raise ValueError(f"no recipe {path!r}; try {DEFAULT}")
     try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
+        found = plugins.at(path)
+    except ValueError as error:
         raise ValueError(f"no recipe {path}: {error}; try {DEFAULT}") from None
     if not callable(found):
-        raise ValueError(f"no recipe {path}: {module} has no function {name!r}")
+        raise ValueError(f"no recipe {path}: a {type(found).__name__} is no function")
     recipe = found()
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{path} returned a {type(recipe).__name__}, not a Recipe")

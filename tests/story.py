@@ -57,7 +57,7 @@ class Performer:
 
     Results take `slower` times what the device model says; the machine is `drift` times as slow
     when they are measured as when it was profiled. `spread` is the relative error of what is
-    measured.
+    measured; without it, latencies are the model's, errors and all.
     """
 
     space: UNetSpace
@@ -98,9 +98,9 @@ class Performer:
                 return {"loss": 0.25 / (1 + number)}
 
     def _measured(self, spec: UNetSpec, factor: float = 1.0) -> Latency:
-        ms = self.bench.networks([Whole(lower(spec), self.space.inputs)])[0].ms
+        ms, std, _ = self.bench.networks([Whole(lower(spec), self.space.inputs)])[0]
         ms *= factor * (1 + self.spread * _random(len(spec.blocks)).standard_normal())
-        return Latency(float(ms), self.spread * float(ms))
+        return Latency(float(ms), self.spread * float(ms) or float(std))
 
     def _profile(self) -> Outcome:
         seed = self.space.seed

@@ -106,7 +106,7 @@ def test_a_search_ends_with_a_pipeline_a_journal_and_a_report_of_one_file(
     [
         (["serach"], "nas search [RECIPE]"),
         (["search", "no.such.module:recipe"], "no recipe no.such.module:recipe"),
-        (["search", "tests.cli_recipe:missing"], "has no function 'missing'"),
+        (["search", "tests.cli_recipe:missing"], "has no attribute 'missing'"),
         (["search", "tests.cli_recipe:nothing"], "returned a int, not a Recipe"),
         (["search", RECIPE, "--budget", "half"], "budget 'half' is neither"),
         (["search", RECIPE, "--budget", "1%"], "no architecture meets the budget"),

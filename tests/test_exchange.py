@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from latency_models.exchange import (
     read,
     stablehlo,
     tables,
+    together,
     write,
 )
 from latency_models.exchange_tools import TOOLS
@@ -30,6 +32,7 @@ from latency_models.latency import Whole
 from latency_models.provenance import Method
 from latency_models.runtimes import drawn
 from search_spaces.blocks import Conv, NormSiLU
+from search_spaces.export import onnx as form
 from search_spaces.export.part import Part
 from search_spaces.ops import Call
 from search_spaces.program import Step
@@ -171,7 +174,8 @@ def test_the_folder_says_what_could_not_be_written_and_what_to_run(folder):
     assert manifest["subjects"]["net"]["precision"] == "float16"
     assert manifest["attention"] == "as written"
     file = manifest["subjects"]["conv"]["files"]["onnx"]
-    assert digest(folder / file["file"]) == file["sha256"]
+    assert file["parts"] == {file["file"]: digest(folder / file["file"])}
+    assert file["sha256"] == together(file["parts"])
 
 
 def test_every_script_can_be_parsed_and_names_every_subject(folder):
@@ -223,6 +227,39 @@ def test_a_script_leaves_what_can_be_imported(folder, tmp_path):
     # A model that changed since it was written is not measured.
     (folder / "models" / "conv" / "onnx" / "model.onnx").write_text("another")
     assert run().returncode != 0
+
+
+def test_weights_beside_a_model_are_part_of_what_was_measured(tmp_path):
+    def beside(part: Part, folder: Path) -> Path:
+        form.write(part, folder, limit=0)
+        return folder / form.MODEL
+
+    def hashed() -> subprocess.CompletedProcess:
+        command = [sys.executable, "subject.py", "hash", "conv", "onnx"]
+        return subprocess.run(command, cwd=out, capture_output=True, text=True)
+
+    out = tmp_path / "models"
+    written = write(out, {"conv": CONV}, {"onnx": beside})["subjects"]["conv"]["files"]["onnx"]
+    data = out / "models" / "conv" / "onnx" / form.DATA
+    assert set(written["parts"]) == {written["file"], data.relative_to(out).as_posix()}
+    assert hashed().stdout.strip() == written["sha256"]
+    # What `sha256sum` says of the files, hashed again, as anybody can.
+    command = "sha256sum models/conv/onnx/* | LC_ALL=C sort -k 2 | sha256sum"
+    said = subprocess.run(command, shell=True, cwd=out, capture_output=True, text=True).stdout
+    assert said.split()[0] == written["sha256"]
+    weights = bytearray(data.read_bytes())
+    weights[-1] ^= 1
+    data.write_bytes(weights)
+    assert "model.onnx.data is not the one that was written" in hashed().stderr
+    assert hashed().returncode and not hashed().stdout
+    data.unlink()
+    assert "model.onnx.data is not the one that was written" in hashed().stderr
+
+
+def test_scripts_in_python_check_every_file_too(folder):
+    for name in ("run_coreml.py", "run_aihub.py"):
+        text = (folder / name).read_text()
+        assert "from subject import checked" in text and "hashlib" not in text
 
 
 def test_stablehlo_goes_out_with_its_weights(tmp_path):

@@ -6,6 +6,7 @@ makes the same network of it, with the same drawn weights and inputs, in the pre
 
 import abc
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latency_models.latency import Whole
-from latency_models.provenance import Provenance
+from latency_models.provenance import Provenance, cores
 from search_spaces.export.part import Dtype, Part, compared, in_precision
 from search_spaces.ops import Call, Shape
 from search_spaces.program import Step, network
@@ -100,6 +101,24 @@ class Runtime(abc.ABC):
         loaded = self.load(part, {name: draw(rng, shape) for name, shape in part.inputs.items()})
         _ = loaded.difference
         return loaded
+
+
+def need(runtime: str, extra: str, *modules: str) -> None:
+    """Raises `ValueError` unless the modules by which a runtime runs can be imported."""
+    if not all(map(importlib.util.find_spec, modules)):
+        packages = " ".join(name.replace("_", "-") for name in modules)
+        raise ValueError(
+            f"{runtime} measures by what is not installed here; "
+            f"install it: pip install {packages}, or the extra `{extra}`"
+        )
+
+
+def working(threads: int | None) -> int:
+    """How many threads work where so many are asked for: by default one for each core that the
+    process may use. Raises `ValueError` where none would."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"{threads} threads; one or more can run something")
+    return threads or len(cores())
 
 
 def drawn(subject: Subject, precision: Dtype | None = None) -> Part:

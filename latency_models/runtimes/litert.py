@@ -4,7 +4,6 @@ Times on an x86 processor are not those of a phone; what is fused, delegated and
 """
 
 import dataclasses
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latency_models.provenance import AS_WRITTEN, Method, Provenance, cores, cpu, installed
-from latency_models.runtimes import CACHE, Loaded, Row, Runtime, tally
+from latency_models.provenance import Provenance, installed, on_cores
+from latency_models.runtimes import CACHE, Loaded, Row, Runtime, need, tally, working
 from search_spaces.export import litert
 from search_spaces.export.part import Dtype, Part
 
@@ -36,13 +35,8 @@ class LiteRT(Runtime):
     respelled: bool = True
 
     def __post_init__(self) -> None:
-        if not importlib.util.find_spec("ai_edge_litert"):
-            raise ValueError(
-                "LiteRT measures by a package that is not here; "
-                "install it: pip install ai-edge-litert, or the extra `litert`"
-            )
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"{self.threads} threads; one or more can run something")
+        need("LiteRT", "litert", "ai_edge_litert")
+        working(self.threads)
 
     @property
     def provenance(self) -> Provenance:
@@ -51,21 +45,11 @@ class LiteRT(Runtime):
             "litert-converter": litert.CONVERTER,
             "spelling": "LiteRT's" if self.respelled else "JAX's",
         }
-        return Provenance(
-            device=cpu(),
-            runtime="LiteRT:cpu, XNNPACK",
-            versions=tuple(versions.items()),
-            precision=self.precision or "as the inputs",
-            attention=AS_WRITTEN,
-            threads=self.threads or len(cores()),
-            method=Method.MEASURED,
-            affinity=",".join(map(str, cores())),
-            source="measured by latency_models.measure",
-        )
+        return on_cores("LiteRT:cpu, XNNPACK", versions, self.precision, working(self.threads))
 
     def load(self, part: Part, values: Mapping[str, np.ndarray]) -> Loaded:
         model = litert.model(part, self.cache, respelled=self.respelled)
-        return _Interpreted(part, values, model, self.threads or len(cores()))
+        return _Interpreted(part, values, model, working(self.threads))
 
 
 class _Interpreted(Loaded):

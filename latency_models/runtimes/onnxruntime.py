@@ -1,7 +1,6 @@
 """ONNX Runtime on this machine's CPU."""
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 import tempfile
@@ -12,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from latency_models.provenance import AS_WRITTEN, Method, Provenance, cores, cpu, installed
-from latency_models.runtimes import Loaded, Row, Runtime, tally
+from latency_models.provenance import Provenance, installed, on_cores
+from latency_models.runtimes import Loaded, Row, Runtime, need, tally, working
 from search_spaces.export.part import Dtype, Part
 
 
@@ -29,30 +28,16 @@ class OnnxRuntime(Runtime):
     precision: Dtype | None = None
 
     def __post_init__(self) -> None:
-        if not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
-            raise ValueError(
-                "ONNX Runtime measures by packages that are not here; "
-                "install them: pip install onnx onnxruntime, or the extra `export`"
-            )
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"{self.threads} threads; one or more can run something")
+        need("ONNX Runtime", "export", "onnx", "onnxruntime")
+        working(self.threads)
 
     @property
     def provenance(self) -> Provenance:
-        return Provenance(
-            device=cpu(),
-            runtime="ONNX Runtime:cpu",
-            versions=tuple(installed("onnxruntime", "onnx", "jax", "flax").items()),
-            precision=self.precision or "as the inputs",
-            attention=AS_WRITTEN,
-            threads=self.threads or len(cores()),
-            method=Method.MEASURED,
-            affinity=",".join(map(str, cores())),
-            source="measured by latency_models.measure",
-        )
+        versions = installed("onnxruntime", "onnx", "jax", "flax")
+        return on_cores("ONNX Runtime:cpu", versions, self.precision, working(self.threads))
 
     def load(self, part: Part, values: Mapping[str, np.ndarray]) -> Loaded:
-        return _Session(part, values, self.threads or len(cores()))
+        return _Session(part, values, working(self.threads))
 
 
 class _Session(Loaded):

@@ -10,6 +10,7 @@ from latency_models.calibrate import Calibrated
 from latency_models.latency import Latency, Whole
 from latency_models.measure import Progress
 from latency_models.provenance import Provenance
+from latency_models.rows import brief
 from latency_models.table import Table
 from latency_models.tpu.compiler import Cache, versions
 from latency_models.tpu.estimates import Estimates
@@ -24,7 +25,8 @@ class TpuBench(Bench):
     """The TPU `generation`, by the table that ships.
 
     Calls that it lacks are compiled by libtpu, the one that made the table, and kept in a file
-    under `cache`. A call's `std` is the calibration's error, and part of it is common to all.
+    under `cache`; where libtpu is not installed they are refused with `ValueError`. A call's `std`
+    is the calibration's error, and part of it is common to all.
     """
 
     generation: str
@@ -36,14 +38,19 @@ class TpuBench(Bench):
 
     @property
     def provenance(self) -> Provenance:
-        return self._shipped.provenance
+        """The table's, with the calibration: milliseconds by another are others."""
+        table = self._shipped
+        return dataclasses.replace(
+            table.provenance,
+            versions=(*table.provenance.versions, ("calibration", table.calibration)),
+            source=f"{table.provenance.method}, calibrated on what was published "
+            f"({table.calibrated_on}); {table.provenance.source}",
+        )
 
     def table(self, wanted: Iterable[Call], progress: Progress | None = None) -> Table:
         wanted = tuple(dict.fromkeys(wanted))
-        model = self._priced(wanted, progress)
-        # A network's fixed cost is no call's.
-        alone = dataclasses.replace(model, fixed_ms=0.0)
-        return Table({call: alone.predict([call]) for call in wanted})
+        parts = self._priced(wanted, progress).parts
+        return Table({call: parts.predict([call]) for call in wanted})
 
     def networks(self, wanted: Sequence[Whole], progress: Progress | None = None) -> list[Latency]:
         found = [tuple(calls(whole.program, whole.inputs).values()) for whole in wanted]
@@ -53,15 +60,22 @@ class TpuBench(Bench):
     def _priced(self, wanted: Iterable[Call], progress: Progress | None) -> Calibrated:
         """The calibrated model, with rows for all of `wanted`."""
         model, estimates = self._shipped.model, self._shipped.estimates
-        missing = [call for call in wanted if in_bfloat16(call) not in estimates.rows]
+        wanted = dict.fromkeys(map(in_bfloat16, wanted))
+        missing = [call for call in wanted if call not in estimates.rows]
         if not missing:
             return model
-        by = dict(versions())
-        there = dict(self.provenance.versions)
+        lacking = (
+            f"{len(missing)} of {len(wanted)} calls are not in the table of TPU "
+            f"{self.generation}, e.g. {brief(missing[0])}"
+        )
+        try:
+            by = dict(versions())
+        except ValueError as error:
+            raise ValueError(f"{lacking}; {error}, or choose another of `nas devices`") from None
+        there = dict(self._shipped.provenance.versions)
         if by != there:
-            raise RuntimeError(
-                f"{len(missing)} calls are not in the table of TPU {self.generation}, e.g. "
-                f"{missing[0]}, and the compiler here is not the table's: {by} here, {there} "
+            raise ValueError(
+                f"{lacking}, and the compiler here is not the table's: {by} here, {there} "
                 "there; install the table's versions, or write a table by yours with "
                 "`python -m benchmarks.tpu`"
             )

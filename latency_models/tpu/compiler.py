@@ -63,11 +63,11 @@ class Compiled:
 
 
 def versions() -> Versions:
-    """Those that an answer depends on. Raises `RuntimeError` where libtpu is not installed."""
+    """Those that an answer depends on. Raises `ValueError` where libtpu is not installed."""
     try:
         return tuple((name, metadata.version(name)) for name in ("jax", "jaxlib", "libtpu"))
     except metadata.PackageNotFoundError as error:
-        raise RuntimeError(
+        raise ValueError(
             f"{error.name} is not installed, and compiling for a TPU needs it; "
             "install the extra `tpu`: pip install 'nas[tpu]'"
         ) from None
@@ -139,7 +139,7 @@ def compile_all(
 ) -> list[Compiled]:
     """What the compiler says of the networks, in their order; what `cache` lacks is compiled.
 
-    Raises `RuntimeError` where libtpu is missing, or where compiling fails: the message names what.
+    Raises `ValueError` where libtpu is missing, or where compiling fails: the message names what.
     """
     by = versions()
     keys = [Key(generation.name, lowering.digest(whole), by) for whole in wholes]
@@ -178,7 +178,7 @@ def _compiled(missing: Mapping[str, Whole], generation: str) -> Iterator[dict[st
                 line = answers.readline()
                 answer = json.loads(line) if line.endswith(b"\n") else {"error": _last(said)}
                 if "error" in answer:
-                    raise RuntimeError(
+                    raise ValueError(
                         f"compiling {_name(whole)} for TPU {generation} failed: {answer['error']}"
                     )
                 yield answer

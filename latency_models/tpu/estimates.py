@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from latency_models.latency import Latency, LatencyModel, UnknownCall, total
+from latency_models.rows import brief
 from latency_models.tpu.compiler import Compiled
 from latency_models.tpu.generations import Generation
 from latency_models.tpu.hlo import cycles_by_kind
@@ -142,8 +143,9 @@ class Estimates(LatencyModel):
         if missing:
             raise UnknownCall(
                 f"{len(missing)} of {len(counts)} distinct calls are not in the table of TPU "
-                f"{self.generation.name}, e.g. {missing[0]}; compile them with libtpu, see "
-                "docs/latency-tpu.md"
+                f"{self.generation.name}, e.g. {brief(missing[0])}; `nas search` and `nas profile` "
+                f"with --device tpu-{self.generation.name} compile what it lacks, where the extra "
+                "`tpu` is installed"
             )
         return total(
             Latency(count * self.estimator.ms(self.rows[call], self.generation), 0.0)

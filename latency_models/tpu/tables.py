@@ -16,7 +16,7 @@ from latency_models.calibrate import Calibrated
 from latency_models.measure import Progress
 from latency_models.provenance import AS_WRITTEN, Method, Provenance
 from latency_models.rows import decode_call, decode_op, encode_call
-from latency_models.store import replace
+from latency_models.store import damage, lines, replace
 from latency_models.tpu import lowering
 from latency_models.tpu.compiler import Cache, Versions, compile_all
 from latency_models.tpu.estimates import Estimate, Estimates, Estimator, summed
@@ -53,6 +53,17 @@ class TpuTable(NamedTuple):
     def estimates(self) -> Estimates:
         assert isinstance(self.model.model, Estimates)
         return self.model.model
+
+    @property
+    def calibration(self) -> str:
+        """How estimates become milliseconds, in words."""
+        fixed = f"{self.model.fixed_ms:.4g} ms + " if self.model.fixed_ms else ""
+        return f"{fixed}{self.model.scale:.4g} x {type(self.estimates.estimator).__name__}"
+
+    @property
+    def calibrated_on(self) -> str:
+        """The published latencies that it is calibrated on, in words."""
+        return ", ".join(f"{anchor.network} {anchor.ms:g} ms" for anchor in self.anchors)
 
 
 def names() -> tuple[str, ...]:
@@ -102,13 +113,8 @@ def load(path: Path) -> TpuTable:
 
     Raises `ValueError` if the file is damaged.
     """
-    try:
+    with damage(path, "write it again with `python -m benchmarks.tpu`"):
         return _decoded(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no table of TPU estimates ({type(error).__name__}: {error}); "
-            "write it again with `python -m benchmarks.tpu`"
-        ) from error
 
 
 def _decoded(content: Mapping[str, Any]) -> TpuTable:
@@ -157,9 +163,6 @@ def write(path: Path, table: TpuTable) -> None:
         "anchors": [anchor._asdict() for anchor in table.anchors],
         "networks": {name: _encoded(row) for name, row in table.networks.items()},
     }
-    lines = ",\n".join(
-        json.dumps({**encode_call(call), "estimate": _encoded(row)}, allow_nan=False)
-        for call, row in estimates.rows.items()
-    )
-    text = f'{json.dumps(header, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n'
+    rows = lines({**encode_call(c), "estimate": _encoded(e)} for c, e in estimates.rows.items())
+    text = f'{json.dumps(header, indent=1)[:-2]},\n "rows": {rows}}}\n'
     replace(path, text.encode())

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,22 +15,16 @@ from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
 from latency_models.measure import ADVICE, Target
-from latency_models.runtimes import CACHE, Runtime, Subject
-from latency_models.runtimes.litert import LiteRT
-from latency_models.runtimes.onnxruntime import OnnxRuntime
-from latency_models.runtimes.xla import XLA
+from latency_models.provenance import Provenance
+from latency_models.runtimes import CACHE, Subject
 from latency_models.table import Table
+from latency_models.tpu.bench import TpuBench
 from nas import describe, devices
+from nas.devices import RuntimeName
 from search_spaces.ops import Call
 from search_spaces.program import calls
 from search_spaces.sampling import draw
 from search_spaces.unet import lower
-
-RUNTIMES: Mapping[str, Callable[[], Runtime]] = {
-    "xla": XLA,
-    "onnxruntime": OnnxRuntime,
-    "litert": LiteRT,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +38,11 @@ class Settings:
     """How many U-Nets drawn at random from the whole space are measured, too."""
     seed: int = 0
     """Of that draw."""
-    runtime: Literal["xla", "onnxruntime", "litert"] = "xla"
-    """What runs them."""
+    device: str | None = None
+    """Price blocks for a TPU of `nas devices`, by XLA's compiler, in place of measuring here: what
+    its table lacks is compiled, which takes the extra `tpu`."""
+    runtime: RuntimeName | None = None
+    """What runs them here, by default JAX's XLA."""
     batch: int = 1
     """Pictures in a call; a guided sampler asks for two."""
     cores: tuple[int, ...] = ()
@@ -119,19 +116,15 @@ def run(arguments: list[str]) -> int:
 
 def _measure(arguments: list[str]) -> int:
     asked = tyro.cli(Settings, args=arguments, prog="nas profile", description=_ABOUT)
+    if asked.device:
+        return _compile(asked, asked.device)
     if asked.cores:
         pin(asked.cores)
-    runtime = RUNTIMES[asked.runtime]()
+    runtime = devices.RUNTIMES[asked.runtime or "xla"]()
     here = runtime.provenance
     path = asked.out or store.file(CACHE, here)
     print(f"{here}; cores {here.affinity or 'not told'}", flush=True)
-    networks = _networks(asked)
-    blocks = _blocks(networks)
-    if asked.blocks is not None:
-        blocks = _chosen(asked, blocks, store.read(path, here).table)
-    elif asked.like:
-        raise ValueError("--like chooses blocks; say how many with --blocks, five to fifty")
-    print(f"{len(blocks)} distinct blocks of {len(networks)} networks", flush=True)
+    networks, blocks = _wanted(asked, path, here)
     done = campaign.measure(
         path,
         runtime,
@@ -148,6 +141,56 @@ def _measure(arguments: list[str]) -> int:
         print(f"Where it is noise: {ADVICE}. Then run the same command again.")
     print(f"file  {path}")
     return 1 if done.refused else 0
+
+
+def _compile(asked: Settings, device: str) -> int:
+    """Prices blocks by the compiler of a device that is not here."""
+    clocked = {
+        "--runtime": asked.runtime,
+        "--cores": asked.cores,
+        "--minutes": asked.minutes,
+    }
+    if given := [name for name, value in clocked.items() if value]:
+        raise ValueError(
+            f"--device {device} {' '.join(given)}: nothing is measured there, so leave "
+            f"{' and '.join(given)} out; or leave --device out to measure here"
+        )
+    bench = devices.bench(device)
+    if not isinstance(bench, TpuBench):
+        raise ValueError(
+            f"there is no compiler to ask for {bench.provenance.device}: what is known of it is a "
+            "model; `nas profile export NAME --out FOLDER` writes models with the commands that "
+            "measure them there"
+        )
+    known = bench.provenance
+    path = asked.out or store.file(CACHE, known)
+    print(f"{known}; {dict(known.versions)['calibration']}", flush=True)
+    networks, blocks = _wanted(asked, path, known)
+    table = bench.table(blocks, _compiled)
+    store.write(path, known, table)
+    print(f"{len(table.rows)} blocks by the compiler; none was measured")
+    if not asked.blocks_only and asked.blocks is None:
+        for name, latency in zip(networks, bench.networks(list(networks.values())), strict=True):
+            print(f"  {name}: {latency}, the calibrated sum of its blocks (not in the file)")
+    print(f"file  {path}")
+    return 0
+
+
+def _compiled(doing: str, share: float) -> None:
+    print(f"  {doing} {share:.0%}", flush=True)
+
+
+def _wanted(asked: Settings, path: Path, known: Provenance) -> tuple[dict[str, Whole], list[Call]]:
+    """The networks asked for by name, and their distinct blocks, or so many as are asked for, given
+    those that the file at `path` has."""
+    networks = _networks(asked)
+    blocks = _blocks(networks)
+    if asked.blocks is not None:
+        blocks = _chosen(asked, blocks, store.read(path, known).table)
+    elif asked.like:
+        raise ValueError("--like chooses blocks; say how many with --blocks, five to fifty")
+    print(f"{len(blocks)} distinct blocks of {len(networks)} networks", flush=True)
+    return networks, blocks
 
 
 _ABOUT = f"""{Settings.__doc__}

@@ -6,8 +6,12 @@ from typing import Annotated
 
 import tyro
 
+from latency_models.bench import Bench, LocalBench
 from latency_models.provenance import Provenance
+from latency_models.runtimes import CACHE
+from nas import devices
 from nas import recipe as recipes
+from nas.devices import RuntimeName
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
 from nas.journal import Journal
@@ -37,24 +41,53 @@ class Settings:
     training: Training
     seed: int
     """Seed of everything that is drawn."""
+    device: str | None = None
+    """Predict latencies, and hold the budget, on a device of `nas devices`, or on the one of the
+    latency model in a folder; by default they are measured here."""
+    runtime: RuntimeName | None = None
+    """What networks are measured by here; by default what the recipe says."""
 
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
-        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(recipe, **{n: v for n, v in changed.items() if n != "out"})
+        changed = {name: getattr(self, name) for name in _SET}
+        return dataclasses.replace(recipe, **changed, bench=self.bench(recipe.bench))
 
-    def header(self, recipe: str) -> dict[str, object]:
-        """What the journal must agree with to be gone on with."""
+    def bench(self, default: Bench) -> Bench:
+        """Where latencies come from. Raises `ValueError` on what is not known, or not here."""
+        if self.device and self.runtime:
+            raise ValueError(
+                f"--device {self.device} --runtime {self.runtime}: a runtime measures on this "
+                "machine, and latencies of a device are predicted; give one of them"
+            )
+        if self.device:
+            return devices.bench(self.device)
+        if not self.runtime:
+            return default
+        runtime = devices.RUNTIMES[self.runtime]()
+        if isinstance(default, LocalBench):  # Its plans and its files are the recipe's.
+            return dataclasses.replace(default, runtime=runtime)
+        return LocalBench(CACHE, runtime=runtime)
+
+    def header(self, path: str, recipe: Recipe) -> dict[str, object]:
+        """What the journal must agree with to be gone on with. `recipe` has these settings."""
+        known = recipe.bench.provenance
+        device = {"name": self.device, "known": str(known), "key": known.key}
         return {
-            "recipe": recipe,
+            "recipe": path,
             "pipeline": str(self.pipeline),
             "evaluator": str(self.evaluator),
             "seed": self.seed,
+            "device": device if self.device else None,
+            "runtime": self.runtime,
             "settings": {
                 name: dataclasses.asdict(getattr(self, name))
                 for name in ("search", "sampling", "training")
             },
         }
+
+
+# The settings that are a recipe's, too.
+_SET = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(Recipe)}
 
 
 def run(arguments: list[str]) -> int:
@@ -63,7 +96,7 @@ def run(arguments: list[str]) -> int:
     recipe = recipes.load(path)
     default = Settings(
         Path("runs") / path.rpartition(":")[2],
-        **{f.name: getattr(recipe, f.name) for f in dataclasses.fields(Settings)[1:]},
+        **{name: getattr(recipe, name) for name in _SET},
     )
     settings = tyro.cli(
         Settings, default=default, args=arguments[named:], prog=f"nas search {path}"
@@ -76,12 +109,12 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     live = Live()
     performer = Performer(recipe, settings.out, live.watch)
     strategy = evolution(recipe.search, performer.space)
-    with Journal(settings.out / "journal.jsonl", settings.header(path)) as journal, live:
+    with Journal(settings.out / "journal.jsonl", settings.header(path, recipe)) as journal, live:
         _same_device(journal, recipe)
         state = replay(strategy, journal)
         if not strategy.ask(state) and performer.delivered:
             return _already_finished(settings.out, strategy)
-        live.begin(strategy, state, resumed=len(journal))
+        live.begin(strategy, state, recipe.bench.provenance, resumed=len(journal))
         for done in search(strategy, performer, journal):
             state = done.state
             live.advance(done)
@@ -113,8 +146,8 @@ def _same_device(journal: Journal, recipe: Recipe) -> None:
     if differing:
         shown = "; ".join(differing)
         raise ValueError(
-            f"{journal.path} has latencies of another device or other software ({shown}), "
-            "which must not be mixed with this one's; go on there, or choose another folder"
+            f"{journal.path} has latencies of another device, model or software ({shown}), "
+            "which must not be mixed with these; go on with those, or choose another folder"
         )
 
 

@@ -5,7 +5,6 @@ import textwrap
 from typing import NamedTuple
 
 from latency_models.latency import Latency
-from latency_models.provenance import Method, Provenance
 from nas.evolution import Evolve, Measure, Profile, Reference, Score, Task, Train, Validate
 from nas.report.story import Estimate, Result, Story, describe
 from search_spaces.actions import Copy
@@ -28,16 +27,19 @@ def verdict(story: Story) -> Verdict:
         text = f"Unfinished: {upcoming(story.waiting)}.{over} This is what is known so far."
         return Verdict("open", text)
     assert result is not None
-    sure = certainty(story.reserve(result))
+    sure = certainty(story.reserve(result), timed=story.timed)
     if story.kept:
         return Verdict("good", f"The searched U-Net keeps to the budget{sure}.")
     return Verdict("bad", f"The searched U-Net is over the budget{sure}: the search has failed.")
 
 
-def certainty(reserve: float) -> str:
-    """By how much a budget is kept or missed, in standard errors."""
+def certainty(reserve: float, *, timed: bool) -> str:
+    """By how much a budget is kept or missed, in standard errors of what was measured (`timed`) or
+    predicted."""
     if math.isinf(reserve):
         return " (by a latency model, which has no spread)"
+    if not timed:
+        return f", as predicted, by {abs(reserve):.1f} of the prediction's standard errors"
     by = f", by {abs(reserve):.1f} standard errors"
     return by if abs(reserve) >= SURE else f"{by}, so that a repetition may find otherwise"
 
@@ -46,7 +48,7 @@ def upcoming(waiting: tuple[Task, ...]) -> str:
     """The task that comes next."""
     match waiting[0]:
         case Profile():
-            return "nothing was measured yet"
+            return "no latency is known yet"
         case Reference():
             return "the ceiling and the floor of the score come next"
         case Score(number, removed):
@@ -58,7 +60,7 @@ def upcoming(waiting: tuple[Task, ...]) -> str:
         case Evolve(number):
             return f"what to change in network {number} is decided next"
         case Measure(number):
-            return f"measuring network {number} as a whole comes next"
+            return f"the latency of network {number} as a whole comes next"
         case Validate(number):
             return f"the validation loss of network {number} comes next"
 
@@ -84,43 +86,56 @@ def budget(story: Story, *, brief: bool = False) -> str:
 
 def device(story: Story) -> str:
     """The device in words."""
-    profile = story.outcome(Profile)
-    if profile is None:
+    found = story.known
+    if found is None:
         return "a device that is not recorded yet"
-    found = Provenance.from_json(profile["provenance"])
-    if not measured(story):
-        return f"a modelled device, {found.runtime}"
+    if not story.timed:
+        return f"{found.device} ({found.runtime}), which is not here"
     threads = (
         f", {found.threads} thread{'s' if found.threads != 1 else ''}" if found.threads else ""
     )
     return f"{found.device}{threads} ({found.runtime})"
 
 
-def measured(story: Story) -> bool:
-    """Whether latencies were measured on the device, and not taken from a model of it."""
-    profile = story.outcome(Profile)
-    return profile is not None and profile["provenance"]["method"] == Method.MEASURED
-
-
 def findings(story: Story) -> list[str]:
     """Latency, score and how sure both are, a sentence or two each."""
     if story.state.seed_ms is None:
         return []
-    return [*_latency(story), *_score(story), *_references(story), *_model(story)]
+    return [
+        *_known(story),
+        *_latency(story),
+        *_score(story),
+        *_references(story),
+        *_model(story),
+    ]
+
+
+def _known(story: Story) -> list[str]:
+    """How a device is known on which nothing was measured."""
+    if story.timed or story.known is None:
+        return []
+    how = story.known.source or story.known.method
+    return [f"No latency was measured: all are of a model of that device, {how}."]
 
 
 def _latency(story: Story) -> list[str]:
     result = story.result
     if result is None:
         number = story.state.current
-        found = f"The seed's U-Net takes {story.state.seed_ms}"
+        takes = "takes" if story.timed else "is predicted to take"
+        found = f"The seed's U-Net {takes} {story.state.seed_ms}"
         if number and story.foreseen[number].ms != story.latency(0).ms:
             found += f", network {number} an estimated {story.foreseen[number]}"
-        return [f"{found}. No result was measured yet."]
-    how = "Measured in turns" if measured(story) else "By the latency model"
+        return [f"{found}. No result was {story.how} as a whole yet."]
+    how = "Measured in turns" if story.timed else "By the latency model"
+    before = (
+        predicted(result)
+        if story.timed
+        else f"The sum of its blocks, by which the search chose: {result.predicted}."
+    )
     return [
         f"{how}: {result.found} against the seed's {result.seed}, "
-        f"{percent(result.share)} of it. {predicted(result)}"
+        f"{percent(result.share)} of it. {before}"
     ]
 
 
@@ -183,11 +198,17 @@ def _references(story: Story) -> list[str]:
 def _model(story: Story) -> list[str]:
     latency, strategy = story.state.latency, story.strategy
     assert latency is not None
+    count, off = len(story.calibration()), f"{latency.residual:.1%} (standard deviation)"
+    said = (
+        f"Predictions add up calls measured one by one; on the {count} whole networks they were "
+        f"calibrated with they are off by {off}."
+        if story.timed
+        else f"The search adds up calls that the model priced one by one, calibrated on what it "
+        f"says of {count} whole networks; the error of that, the model's own included, is {off}."
+    )
     return [
-        f"Predictions add up calls measured one by one; on the {len(story.calibration())} "
-        f"whole networks they were calibrated with they are off by {latency.residual:.1%} "
-        f"(standard deviation). Against the budget the search held predictions plus "
-        f"{strategy.caution:g} of their standard errors."
+        f"{said} Against the budget the search held predictions plus {strategy.caution:g} of their "
+        "standard errors."
     ]
 
 

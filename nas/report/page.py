@@ -100,7 +100,7 @@ def page(story: Story) -> str:
         _section("Where the time goes", sections.profile(story)),
         _section("Architecture before and after", sections.architecture(story)),
         _section("Every block, every round", sections.rounds(story)),
-        _section("Latency, predicted and measured", tables.latency(story)),
+        _section("Latency, by calls and as a whole", tables.latency(story)),
         _section("Training", tables.training(story)),
         _section("What the search cost", tables.cost(story)),
         _section("Settings and provenance", tables.settings(story)),
@@ -132,7 +132,7 @@ def _tiles(story: Story) -> Iterator[str]:
     result, numbers = story.result, story.scored()
     if result is not None:
         yield _tile(
-            "U-Net latency, measured",
+            f"U-Net latency, {story.how}",
             f"{result.seed.ms:.2f} → {result.found.ms:.2f} ms",
             f"{headline.percent(result.share)} of the seed's; the budget is "
             f"{headline.budget(story, brief=True)}",

@@ -42,7 +42,7 @@ def path(story: Story) -> str:
         (
             f"{p.number} {p.objective}",
             f"{p.latency.ms:.3f} ± {p.latency.std:.3f}",
-            "measured" if p.measured else "estimate",
+            "measured" if p.measured else "estimate" if story.timed else "predicted",
             f"{p.score.mean:.4f} ± {p.score.error:.4f}",
             "" if p.number == 0 else _difference(story, p.number),
             f"{p.recall:.0%}",
@@ -50,10 +50,16 @@ def path(story: Story) -> str:
         )
         for p in points
     ]
+    told = (
+        "Filled: measured as a whole. Hollow: an estimate, as the search predicted it."
+        if story.timed
+        else "No latency was measured: the seed's and results' are as a model of the device has "
+        "them, those between as the search predicted them from it."
+    )
     note = (
-        "<p class=soft>Filled: measured as a whole. Hollow: an estimate, as the search predicted "
-        "it. Bars are 95% of the score, over prompts, and one standard error of the latency. All "
-        "networks share prompts, noise and sampler, so that differences are surer than the bars: "
+        f"<p class=soft>{told} Bars are 95% of the score, over prompts, and one standard error of "
+        "the latency. All networks share prompts, noise and sampler, so that differences are surer "
+        "than the bars: "
         "their 95% intervals are in the table, after ±.</p>"
     )
     head = ("network", "ms", "", "CLIP score", "less the seed's", "R@5", "made from the last by")
@@ -95,24 +101,40 @@ class Part(NamedTuple):
 def profile(story: Story) -> str:
     """Text encoder, U-Net times steps and decoder; then the U-Net by stage and by block."""
     if story.outcome(Profile) is None:
-        return "<p>Not measured yet.</p>"
+        return "<p>Not known yet.</p>"
     numbers = (0, story.state.current)
     before, after = (story.blocks(story.state.networks[n].spec) for n in numbers)
     tables = [
         f"<h3>{title}</h3>{_pipeline(story, number, blocks)}"
         for title, number, blocks in zip(("Before", "After"), numbers, (before, after), strict=True)
     ]
+    known = (
+        "Each part was measured as a whole, unless it says estimate."
+        if story.timed
+        else "Nothing was measured: each part is an estimate by a model of the device."
+    )
     note = (
-        "<p class=soft>Each part was measured as a whole, unless it says estimate. One call of the "
+        f"<p class=soft>{known} One call of the "
         "text encoder or of the U-Net runs both branches of guidance, as a batch of two; the "
         "decoder makes one picture. “In all” is calls times latency: a sum, not a measurement of "
-        f"the whole pipeline.{_speed(story)}</p>"
+        f"the whole pipeline.{_speed(story)}</p>{_unpriced(story)}"
     )
     return "".join(tables) + note + _by_stage(story, before, after) + _by_block(before, after)
 
 
+def _unpriced(story: Story) -> str:
+    """The parts that a model of the device cannot price, and why."""
+    found = story.outcome(Profile)
+    assert found is not None
+    told = [
+        f"The {OTHERS[name]} is in none of these tables: {why}."
+        for name, why in found.get("unpriced", {}).items()
+    ]
+    return f"<p>{escape(' '.join(told))}</p>" if told else ""
+
+
 def _speed(story: Story) -> str:
-    if story.strategy.unit == "ms" or story.result is None:
+    if not story.timed or story.strategy.unit == "ms" or story.result is None:
         return ""
     return (
         " The searched U-Net's latency is given at the speed that the machine had when the seed "
@@ -134,14 +156,14 @@ def parts(story: Story, number: int, blocks: Sequence[BlockRow]) -> list[Part]:
     assert found is not None
     steps = story.setting("sampling", "steps") or 1
     others = {
-        key: Part(title, part["parameters"], Latency(part["ms"], part["std"]), 1)
+        key: Part(title, part["parameters"], Latency(part["ms"], part["std"]), 1, story.timed)
         for key, title in OTHERS.items()
         if (part := found.get(key)) is not None
     }
-    decoder = others.pop("decoder")
+    decoder = [others.pop("decoder")] if "decoder" in others else []
     size = sum(block.parameters for block in blocks)
     backbone = Part("U-Net", size, story.latency(number), steps, story.measured(number))
-    return [*others.values(), backbone, decoder]
+    return [*others.values(), backbone, *decoder]
 
 
 def _pipeline(story: Story, number: int, blocks: Sequence[BlockRow]) -> str:

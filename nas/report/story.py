@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from latency_models.latency import Latency
+from latency_models.provenance import Method, Provenance
 from nas import journal
 from nas.evolution import (
     Evolution,
@@ -80,7 +81,7 @@ class PathPoint(NamedTuple):
     number: int
     objective: str
     latency: Latency
-    measured: bool  # As a whole; else it is what the search predicted.
+    measured: bool  # As a whole; else it is what the search, or a model of the device, predicted.
     score: Estimate
     recall: float
     actions: tuple[Remove | Copy, ...]  # That made it from the one before.
@@ -179,7 +180,7 @@ class Story:
 
     @property
     def kept(self) -> bool | None:
-        """Whether the result keeps to the budget; `None` while it is not measured."""
+        """Whether the result keeps to the budget; `None` while its latency is not known."""
         if self.state.current not in self.state.measured:
             return None
         return self.strategy.kept(self.state, self.state.current)
@@ -265,17 +266,36 @@ class Story:
     # Latency and parameters.
 
     def latency(self, number: int) -> Latency:
-        """Latency of network `number`: measured as a whole if it was, else as was predicted."""
+        """Latency of network `number`: as a whole if it is known, else as the search predicted."""
         if number in self.state.measured:
             return self.state.measured[number]
-        if self.measured(number) and self.state.seed_ms is not None:
+        if self._is_seed(number) and self.state.seed_ms is not None:
             return self.state.seed_ms
         return self.foreseen[number]
 
     def measured(self, number: int) -> bool:
         """Whether network `number`, or the seed if it is the same, was measured as a whole."""
+        return self.timed and (number in self.state.measured or self._is_seed(number))
+
+    def _is_seed(self, number: int) -> bool:
         networks = self.state.networks
-        return number in self.state.measured or networks[number].spec == networks[0].spec
+        return networks[number].spec == networks[0].spec
+
+    @property
+    def known(self) -> Provenance | None:
+        """What latencies hold for and how they are known; none before the profile."""
+        profile = self.outcome(Profile)
+        return None if profile is None else Provenance.from_json(profile["provenance"])
+
+    @property
+    def timed(self) -> bool:
+        """Whether latencies were measured on the device, and not taken from a model of it."""
+        return self.known is not None and self.known.method == Method.MEASURED
+
+    @property
+    def how(self) -> str:
+        """How latencies of whole networks are known, in a word."""
+        return "measured" if self.timed else "predicted"
 
     def blocks(self, spec: UNetSpec) -> list[BlockRow]:
         """Every step of the U-Net, with its share of the predicted latency."""

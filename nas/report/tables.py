@@ -1,10 +1,11 @@
 """Tables, and the parts of the page that are little else: latency, training, cost, settings."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from nas.evolution import Profile, Score, Train
+from nas.journal import flat
 from nas.report import charts
 from nas.report.story import Story
 
@@ -14,7 +15,7 @@ PHASES = {
     "Train": "training",
     "Score": "scoring",
     "Evolve": "decisions",
-    "Measure": "measuring results",
+    "Measure": "results as a whole",
     "Validate": "validation loss",
 }
 
@@ -41,10 +42,11 @@ def table(
 
 
 def latency(story: Story) -> str:
-    """Predicted against measured, of the networks that calibrate and of results."""
+    """Predicted by the sum of calls against known as a whole, of the networks that calibrate and
+    of results."""
     fitted = story.state.latency
     if fitted is None:
-        return "<p>Not measured yet.</p>"
+        return "<p>Not known yet.</p>"
     rows = [
         (
             f"seed without {removed} blocks" if removed else "seed",
@@ -67,18 +69,21 @@ def latency(story: Story) -> str:
         )
         for found in story.results()
     ]
+    within = "" if story.timed else ", the error of the device's model included"
     note = (
         f"<p>A prediction is {fitted.scale:.3f} times the sum of the table's rows, plus "
         f"{fitted.fixed_ms:.3f} ms. On the networks it was fitted on it is off by "
-        f"{fitted.residual:.1%} (standard deviation), which is part of every prediction's error. "
+        f"{fitted.residual:.1%} (standard deviation{within}), which is part of every prediction's "
+        "error. "
         "The calibration's networks had a part in the fit; a result had none. "
     )
-    if story.strategy.unit == "share":
+    if story.timed and story.strategy.unit == "share":
         note += (
             "Results are compared with their prediction as if the seed beside them had been as "
             "fast as when it was profiled."
         )
-    head = ("network", "", "predicted ms", "measured ms", "seed beside it, ms", "difference")
+    whole = "measured ms" if story.timed else "as a whole, by the device's model, ms"
+    head = ("network", "", "predicted ms", whole, "seed beside it, ms", "difference")
     return note + "</p>" + table(head, rows, style="left2")
 
 
@@ -151,18 +156,13 @@ def settings(story: Story) -> str:
     """What was asked for, and on what."""
     profile = story.outcome(Profile)
     found: dict[str, Any] = {name: v for name, v in story.header.items() if name != "settings"}
-    asked = [*flat(found), *flat(story.header.get("settings", {}))]
+    asked = [*_rows(found), *_rows(story.header.get("settings", {}))]
     shown = table(("setting", "value"), asked, style="left3")
     if profile is not None:
-        device = [*flat(profile["provenance"])]
-        shown = table(("latency holds for", ""), device, style="left3") + shown
+        known = _rows(profile["provenance"])
+        shown = table(("latency holds for", ""), known, style="left3") + shown
     return shown
 
 
-def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the names and values of nested settings, the names dotted."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", "by default" if value is None else str(value)
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(n, "by default" if value is None else str(value)) for n, value in flat(values)]
