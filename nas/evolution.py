@@ -8,7 +8,7 @@ that was killed resumes by replaying its journal.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,13 +17,12 @@ from latency_models.calibrate import Calibrated
 from latency_models.latency import Latency
 from latency_models.rows import decode_row
 from latency_models.table import Table
+from nas.journal import Outcome
 from search_spaces.actions import Copy, Remove
 from search_spaces.program import calls
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 from search_spaces.values import decode, encode
-
-Outcome: TypeAlias = Mapping[str, Any]  # JSON.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 from search_spaces.values import decode, encode
 
 VERSION = 1
-Entry: TypeAlias = tuple[Any, Mapping[str, Any]]
+Outcome: TypeAlias = Mapping[str, Any]
+"""What a task gave, as JSON."""
+Entry: TypeAlias = tuple[Any, Outcome]
 """A finished task and its outcome."""
 
 
@@ -57,7 +59,7 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def append(self, task: Any, outcome: Mapping[str, Any]) -> None:
+    def append(self, task: Any, outcome: Outcome) -> None:
         """Returns once the entry is on disk."""
         self._write({"task": encode(task), "outcome": dict(outcome)})
         self._entries.append((task, outcome))

@@ -20,6 +20,7 @@ from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import Pipeline
 from nas.diffusion.samplers import from_config
 from nas.evolution import (
+    Evolution,
     Evolve,
     Measure,
     Network,
@@ -35,7 +36,6 @@ from nas.evolution import (
 from nas.objectives import Batch, Captioned, batches, denoising, distillation
 from nas.recipe import Recipe, Training
 from nas.scoring import Evaluator, Scorer
-from nas.search import Strategy
 from nas.supernet import Supernet
 from nas.training import Trainer, adamw
 from search_spaces.actions import Remove
@@ -82,7 +82,7 @@ class Performer:
         self._validators: dict[Program, Callable[..., jax.Array]] = {}
         self._weights: dict[int, Weights] = {}  # Of the network used last.
 
-    def __call__(self, strategy: Strategy, state: State, task: Task) -> Outcome:
+    def __call__(self, strategy: Evolution, state: State, task: Task) -> Outcome:
         """Performs `task` and returns its outcome; under "cost", what it took, which may differ
         from run to run."""
         begun, before = time.perf_counter(), len(_COMPILES)

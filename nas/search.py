@@ -3,13 +3,15 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from nas.evolution import Network, Outcome, State, Task, Train
-from nas.journal import Entry, Journal
+from nas.journal import Entry, Journal, Outcome
+
+State = TypeVar("State")
+Task = TypeVar("Task")
 
 
-class Strategy(Protocol):
+class Strategy(Protocol[State, Task]):
     """Says what to do next. Pure: the state is a fold of `tell` over the journal."""
 
     def init(self) -> State: ...
@@ -22,19 +24,12 @@ class Strategy(Protocol):
         """The state after `task` ended with `outcome`."""
         ...
 
-    def edited(self, state: State, task: Train) -> Network:
-        """The network that `task` makes, before its training."""
-        ...
 
-    def decide(self, state: State, number: int) -> Outcome:
-        """Chooses the actions of a round."""
-        ...
+Perform = Callable[[Any, Any, Any], Outcome]
+"""Does a task, given the strategy, the state and the task."""
 
 
-Perform = Callable[[Any, State, Task], Outcome]
-
-
-class Done(NamedTuple):
+class Done(NamedTuple, Generic[State, Task]):
     """A finished task, and what the search knows after it."""
 
     task: Task
@@ -42,7 +37,7 @@ class Done(NamedTuple):
     state: State
 
 
-def states(strategy: Strategy, path: Path, entries: Iterable[Entry]) -> Iterator[State]:
+def states(strategy: Strategy[State, Any], path: Path, entries: Iterable[Entry]) -> Iterator[State]:
     """Yields the state after each entry of the journal at `path`.
 
     Raises `ValueError` naming the line that does not follow from those before it.
@@ -59,13 +54,15 @@ def states(strategy: Strategy, path: Path, entries: Iterable[Entry]) -> Iterator
         yield state
 
 
-def replay(strategy: Strategy, journal: Journal) -> State:
+def replay(strategy: Strategy[State, Any], journal: Journal) -> State:
     """The state that the journal's entries lead to."""
     found = states(strategy, journal.path, journal)
     return functools.reduce(lambda _, state: state, found, strategy.init())
 
 
-def search(strategy: Strategy, perform: Perform, journal: Journal) -> Iterator[Done]:
+def search(
+    strategy: Strategy[State, Task], perform: Perform, journal: Journal
+) -> Iterator[Done[State, Task]]:
     """Performs tasks until the strategy asks for none, yielding after each is in the journal.
 
     Call it again on the same journal to go on where it stopped.

@@ -1,8 +1,12 @@
-"""What a search space is: a first spec, the edits legal on a spec, and its lowering."""
+"""What a search space is: a first spec, the edits legal on a spec, and its lowering.
+
+A search that never builds anything takes no more than a `Space`. A `SearchSpace` is one of
+networks: its specs lower to programs, and weights follow its edits.
+"""
 
 import abc
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from search_spaces.model import Weights
 from search_spaces.ops import Shape, output
@@ -12,15 +16,32 @@ from search_spaces.surgery import Calibration, Carried
 Spec = TypeVar("Spec")
 
 
-class Action(Protocol[Spec]):
-    """An edit, as data. It is pure: it never mutates its arguments."""
-
-    calibrated: ClassVar[bool]
-    """Whether `carry` needs calibration samples."""
+class Edit(Protocol[Spec]):
+    """A change of a spec, as a frozen, hashable value. It never mutates its arguments."""
 
     def apply(self, spec: Spec) -> Spec:
         """The edited spec. Raises `ValueError` with the reason where the edit is not legal."""
         ...
+
+
+class Space(Protocol[Spec]):
+    """All that a strategy has to know. Specs are frozen dataclasses, equal where they mean the
+    same."""
+
+    def initial(self) -> Spec:
+        """The architecture the search starts from."""
+        ...
+
+    def actions(self, spec: Spec) -> Iterable[Edit[Spec]]:
+        """All edits that are legal on `spec`; applying any of them stays in the space."""
+        ...
+
+
+class Action(Edit[Spec], Protocol[Spec]):
+    """An edit of a network, which says how weights follow."""
+
+    calibrated: ClassVar[bool]
+    """Whether `carry` needs calibration samples."""
 
     def inverse(self, spec: Spec) -> "Action[Spec] | None":
         """The edit that leads from `apply(spec)` back to `spec`; none where there is none."""
@@ -31,8 +52,8 @@ class Action(Protocol[Spec]):
         ...
 
 
-class SearchSpace(abc.ABC, Generic[Spec]):
-    """Specs are frozen, hashable dataclasses; equal specs mean equal architectures."""
+class SearchSpace(Space[Spec], abc.ABC):
+    """A space of networks: equal specs mean equal architectures."""
 
     inputs: Mapping[str, Shape]
     """Shapes at which the network is deployed."""

@@ -12,10 +12,10 @@ from latency_models.provenance import Method, Provenance
 from latency_models.rows import Network
 from latency_models.store import Measurements
 from latency_models.table import Table
+from nas.testing.latencies import LatencyModelLaws
 from search_spaces.blocks import Conv, Downsample, ResNet, Separable, Transformer
 from search_spaces.ops import Call
 from search_spaces.program import Step, calls
-from tests.latency_laws import LatencyLaws
 
 
 def image(side: int, channels: int) -> jax.ShapeDtypeStruct:
@@ -59,7 +59,7 @@ MODEL = KIN.adapt(FEW)
 REST = Table({call: row for call, row in TARGET.rows.items() if call not in FEW})
 
 
-class TestFewShot(LatencyLaws):
+class TestFewShot(LatencyModelLaws):
     model = MODEL
     calls = (CALLS[0], CALLS[9], CALLS[30])
     unknown = UNKNOWN

@@ -5,9 +5,9 @@ import pytest
 from latency_models.calibrate import Calibrated, Within, fit, leave_one_out, within
 from latency_models.latency import Latency, UnknownCall
 from latency_models.table import Table
+from nas.testing.latencies import LatencyModelLaws
 from search_spaces.blocks import Conv
 from search_spaces.ops import Call
-from tests.latency_laws import LatencyLaws
 
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), "float32")
 CALLS = tuple(Call(Conv(width), (IMAGE,)) for width in range(1, 9))
@@ -15,26 +15,26 @@ TABLE = Table({call: Latency(call.op.width, 0.1) for call in CALLS})  # pyright:
 UNKNOWN = Call(Conv(99), (IMAGE,))
 
 
-class TestCalibrated(LatencyLaws):
+class TestCalibrated(LatencyModelLaws):
     model = Calibrated(TABLE, fixed_ms=2.0, scale=0.5, residual=0.1)
     calls = CALLS
     unknown = UNKNOWN
     additive = False
 
 
-class TestWithin(LatencyLaws):
+class TestWithin(LatencyModelLaws):
     model = Within(TABLE, start_ms=0.7)
     calls = CALLS
     unknown = UNKNOWN
 
 
-class TestWithinWhereStartsAreMostOfCalls(LatencyLaws):
+class TestWithinWhereStartsAreMostOfCalls(LatencyModelLaws):
     model = Within(TABLE, start_ms=50.0)
     calls = CALLS
     unknown = UNKNOWN
 
 
-class TestCalibratedByAFactor(LatencyLaws):
+class TestCalibratedByAFactor(LatencyModelLaws):
     model = Calibrated(TABLE, fixed_ms=0.0, scale=0.5, residual=0.1)
     calls = CALLS
     unknown = UNKNOWN

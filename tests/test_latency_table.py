@@ -5,9 +5,9 @@ from latency_models import roofline
 from latency_models.latency import Latency, Spread, UnknownCall, total
 from latency_models.roofline import Roofline
 from latency_models.table import Table, profile
+from nas.testing.latencies import LatencyModelLaws
 from search_spaces.blocks import Conv, ResNet
 from search_spaces.ops import Call, Cost, cost
-from tests.latency_laws import LatencyLaws
 
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), "float32")
 TIME = jax.ShapeDtypeStruct((2, 8), "float32")
@@ -17,13 +17,13 @@ REJECTED = Call(ResNet(4, groups=3), (IMAGE, TIME))  # Four channels have no thr
 TABLE = Table({CONV: Latency(0.1, 0.01), WIDER: Latency(0.2, 0.03), RESNET: Latency(0.7, 0.04)})
 
 
-class TestTable(LatencyLaws):
+class TestTable(LatencyModelLaws):
     model = TABLE
     calls = (CONV, RESNET, WIDER, CONV)
     unknown = REJECTED
 
 
-class TestRoofline(LatencyLaws):
+class TestRoofline(LatencyModelLaws):
     model = Roofline(flops_per_s=1e9, bytes_per_s=1e9, overhead_ms=0.01)
     calls = (CONV, RESNET, WIDER, CONV)
     unknown = REJECTED

@@ -14,10 +14,10 @@ from latency_models.features import WORK, shape, work
 from latency_models.latency import Latency, LatencyModel, UnknownCall, Whole
 from latency_models.rows import Network
 from latency_models.table import Table
+from nas.testing.latencies import LatencyModelLaws
 from search_spaces.blocks import Conv, Downsample, ResNet, Separable, Transformer
 from search_spaces.ops import Call
 from search_spaces.program import Step, calls
-from tests.latency_laws import LatencyLaws
 
 COST = dict(zip(WORK, np.zeros(len(WORK)), strict=True)) | {
     "convolution": 2e-7,
@@ -68,7 +68,7 @@ FITTED: dict[str, LatencyModel] = {
 }
 
 
-class FittedLaws(LatencyLaws):
+class FittedLaws(LatencyModelLaws):
     calls = (SEEN[0], SEEN[5], HELD_OUT[3])
     unknown = UNKNOWN
 

@@ -37,13 +37,13 @@ from latency_models.tpu.estimates import (
 from latency_models.tpu.generations import GENERATIONS, generation
 from latency_models.tpu.hlo import Kernel, cycles_by_kind, kernels
 from latency_models.tpu.lowering import alone, digest, in_bfloat16, lower, modules
+from nas.testing.latencies import LatencyModelLaws
 from search_spaces.blocks import Conv, NormSiLU, ResNet, Swish, TimeEmbedding, Transformer
 from search_spaces.ops import Call
 from search_spaces.ops import model as op_model
 from search_spaces.presets import PRESETS
 from search_spaces.program import calls
 from search_spaces.unet import lower as program
-from tests.latency_laws import LatencyLaws
 
 V3 = generation("v3")
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 4), "float32")
@@ -449,13 +449,13 @@ def rows(*which: Call) -> dict[Call, Estimate]:
     }
 
 
-class TestEstimates(LatencyLaws):
+class TestEstimates(LatencyModelLaws):
     model = Estimates(V5E, rows(*CALLS))
     calls = CALLS
     unknown = UNKNOWN
 
 
-class TestShippedModel(LatencyLaws):
+class TestShippedModel(LatencyModelLaws):
     model = tables.shipped("v3").model
     calls = tuple(calls(*benchmark.preset("bk-tiny")).values())[:5]
     unknown = UNKNOWN

@@ -1,4 +1,12 @@
-"""The laws every latency model obeys. Subclass `LatencyLaws` to hold yours to them."""
+"""The laws every latency model obeys. Subclass `LatencyModelLaws` to hold yours to them.
+
+    class TestMine(LatencyModelLaws):
+        model = MyModel(...)
+        calls = (...)
+        unknown = Call(...)
+
+pytest finds the laws.
+"""
 
 import itertools
 import math
@@ -10,7 +18,7 @@ from latency_models.latency import LatencyModel, UnknownCall
 from search_spaces.ops import Call
 
 
-class LatencyLaws:
+class LatencyModelLaws:
     model: ClassVar[LatencyModel]
     calls: ClassVar[tuple[Call, ...]]  # At least three that the model prices.
     unknown: ClassVar[Call]  # One that it cannot price.
