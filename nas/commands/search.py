@@ -1,13 +1,18 @@
 """`nas search [RECIPE]`: runs a search, or goes on with it."""
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import jax
 import tyro
 
 from latency_models.provenance import Provenance
 from nas import recipe as recipes
+from nas.conduct import Conductor, in_process
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
 from nas.journal import Journal
@@ -16,9 +21,11 @@ from nas.progress import Live
 from nas.recipe import Recipe, Sampling, Search, Training
 from nas.report import page
 from nas.report.story import Story
-from nas.search import replay, search
+from nas.search import replay, search_abreast
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
+
+OF_RECIPE = ("pipeline", "evaluator", "search", "sampling", "training", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +44,27 @@ class Settings:
     training: Training
     seed: int
     """Seed of everything that is drawn."""
+    on: Literal["here", "ray"] = "here"
+    """Where work is done: in this process, or by workers in processes of Ray."""
+    address: str | None = None
+    """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
+    workers: int | None = None
+    """Workers on Ray that score; by default what the recipe says, or as many as there is room for.
+    """
+
+    def __post_init__(self) -> None:
+        if self.on == "here" and (self.address, self.workers) != (None, None):
+            raise ValueError("--address and --workers are for --on ray")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be one or more")
 
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
-        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(recipe, **{n: v for n, v in changed.items() if n != "out"})
+        changed = {name: getattr(self, name) for name in OF_RECIPE}
+        if self.workers is not None:
+            scoring = dataclasses.replace(recipe.pools.scoring, workers=self.workers)
+            changed["pools"] = dataclasses.replace(recipe.pools, scoring=scoring)
+        return dataclasses.replace(recipe, **changed)
 
     def header(self, recipe: str) -> dict[str, object]:
         """What the journal must agree with to be gone on with."""
@@ -63,7 +86,7 @@ def run(arguments: list[str]) -> int:
     recipe = recipes.load(path)
     default = Settings(
         Path("runs") / path.rpartition(":")[2],
-        **{f.name: getattr(recipe, f.name) for f in dataclasses.fields(Settings)[1:]},
+        **{name: getattr(recipe, name) for name in OF_RECIPE},
     )
     settings = tyro.cli(
         Settings, default=default, args=arguments[named:], prog=f"nas search {path}"
@@ -71,22 +94,52 @@ def run(arguments: list[str]) -> int:
     return _search(settings, path, settings.over(recipe))
 
 
+def performer(path: str, settings: Settings) -> Performer:
+    """What a worker is: a performer for the recipe at an import path, with these settings."""
+    return Performer(settings.over(recipes.load(path)), settings.out)
+
+
+@contextlib.contextmanager
+def conducted(path: str, settings: Settings, ours: Performer) -> Iterator[Conductor]:
+    """What performs tasks where the settings say; its workers end with this."""
+    if settings.on == "here":
+        yield in_process(ours)
+        return
+    from nas.on_ray import OnRay
+
+    pools = ours.recipe.pools
+    # Workers have another working directory.
+    folders = {
+        name: getattr(settings, name).absolute() for name in ("out", "pipeline", "evaluator")
+    }
+    there = dataclasses.replace(settings, **folders)
+    make = functools.partial(performer, path, there)
+    with OnRay(
+        make, address=settings.address, cpus=pools.scoring.workers, tries=pools.tries
+    ) as ray:
+        yield Conductor(ours, ray)
+
+
 def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
+    if settings.on == "ray":
+        # The accelerators are the workers'; this process only reads and writes weights.
+        jax.config.update("jax_platforms", "cpu")
     live = Live()
-    performer = Performer(recipe, settings.out, live.watch)
-    strategy = evolution(recipe.search, performer.space)
+    ours = Performer(recipe, settings.out, live.watch)
+    strategy = evolution(recipe.search, ours.space)
     with Journal(settings.out / "journal.jsonl", settings.header(path)) as journal, live:
-        _same_device(journal, recipe)
         state = replay(strategy, journal)
-        if not strategy.ask(state) and performer.delivered:
+        if not strategy.ask(state) and ours.delivered:
             return _already_finished(settings.out, strategy)
         live.begin(strategy, state, resumed=len(journal))
-        for done in search(strategy, performer, journal):
-            state = done.state
-            live.advance(done)
-        live.watch("pictures and report", 0.0)
-        performer.deliver(state)
+        with conducted(path, settings, ours) as conductor:
+            _same_device(journal, conductor)
+            for done in search_abreast(strategy, conductor, journal):
+                state = done.state
+                live.advance(done)
+            live.watch("pictures and report", 0.0)
+            conductor.deliver(state)
     story = Story.read(settings.out, strategy)
     page.write(story)
     print(f"\n{page.summary(story)}\n")
@@ -104,12 +157,12 @@ def form(spec: UNetSpec) -> str:
     return f"\nThe U-Net is in our own form, as diffusers cannot express it:\n  {said}"
 
 
-def _same_device(journal: Journal, recipe: Recipe) -> None:
+def _same_device(journal: Journal, conductor: Conductor) -> None:
     """Raises `ValueError` if the journal's latencies are another device's."""
     there = next((found for task, found in journal if isinstance(task, Profile)), None)
     if there is None:
         return
-    differing = recipe.bench.provenance.differences(Provenance.from_json(there["provenance"]))
+    differing = conductor.provenance().differences(Provenance.from_json(there["provenance"]))
     if differing:
         shown = "; ".join(differing)
         raise ValueError(
