@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 
 from benchmarks.transfer import DATA, load, space_of
-from latency_models.sampling import choose
+from latency_models.choosing import choose
 from latency_models.transfer import Prediction, adapt, learn
 from latency_models.verify import best_within
 

@@ -42,7 +42,7 @@ import scipy.stats
 import tyro
 
 from benchmarks.transfer_spaces import Space, read
-from latency_models.sampling import choose
+from latency_models.choosing import choose
 from latency_models.transfer import Prediction, Prior, adapt, learn
 
 _TASKS = Path(__file__).parent / "tasks"

@@ -1,12 +1,13 @@
 """Latency models corrected on whole networks.
 
-Adding up calls measured one by one counts the start of each of them and misses what the compiler
-fuses and overlaps, so the sum is off by a factor and the error bars of its parts do not show it.
+Adding up calls measured one by one counts the start of each of them, which within a network is not
+paid, and misses what the compiler fuses and overlaps; the error bars of the parts do not show it.
 Networks measured as a whole show both.
 """
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -14,11 +15,61 @@ from scipy.optimize import nnls
 
 from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel, total
+from latency_models.table import Table
 from search_spaces.ops import Call
 
 # Networks whose latencies differ by less cannot tell a fixed cost from a factor: their errors
 # of a few percent would decide.
 _ALIKE = 1.2
+
+
+_STARTING = 0.9  # Of a call's latency, what its start is at most.
+
+
+@dataclasses.dataclass(frozen=True)
+class Within(LatencyModel):
+    """Calls as they are within a network: without `start_ms`, which each pays where it is measured
+    alone. Of a short call no more than nine tenths are its start, so that none costs nothing."""
+
+    model: LatencyModel
+    start_ms: float
+
+    def predict(self, calls: Iterable[Call]) -> Latency:
+        counts = Counter(calls)
+        found = self.model.predict(counts.elements())
+        if not self.start_ms:
+            return found
+        starts = (
+            n * min(self.start_ms, _STARTING * self.model.predict([call]).ms)
+            for call, n in counts.items()
+        )
+        return Latency(found.ms - math.fsum(starts), found.std)
+
+    @property
+    def alone(self) -> LatencyModel:
+        return self.model.alone
+
+
+def within(model: LatencyModel, networks: Sequence[tuple[Iterable[Call], Latency]]) -> Within:
+    """The model's calls without the start that makes networks left out come out best.
+
+    Raises `ValueError` on fewer than three networks.
+    """
+    if len(networks) < 3:
+        raise ValueError(f"{len(networks)} networks do not show what starts cost; measure more")
+    held = [(tuple(calls), latency) for calls, latency in networks]
+    prices = Table({call: model.predict([call]) for calls, _ in held for call in calls})
+    typical = float(np.quantile([row.ms for row in prices.rows.values()], _SHORT))
+
+    def error(share: float) -> float:
+        found = leave_one_out(Within(prices, share * typical), held)
+        return math.fsum((a.ms / b.ms - 1) ** 2 for a, (_, b) in zip(found, held, strict=True))
+
+    return Within(model, min(_STARTS, key=error) * typical)
+
+
+# A start is looked for among shares of what short calls take.
+_SHORT, _STARTS = 0.05, tuple(np.arange(0, 2.01, 0.1).tolist())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +106,10 @@ class Calibrated(LatencyModel):
     def parts(self) -> "Calibrated":
         """This model without the fixed cost."""
         return dataclasses.replace(self, fixed_ms=0.0)
+
+    @property
+    def alone(self) -> LatencyModel:
+        return self.model.alone
 
     def _parts(self, calls: list[Call]) -> Iterator[Latency]:
         """Yields the scaled latency of the calls of each factor."""

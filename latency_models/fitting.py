@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from latency_models import calibrate, check, gaussian, interpolation, learned, rates, trees
-from latency_models.calibrate import Calibrated
 from latency_models.check import Errors
 from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel
@@ -73,10 +72,9 @@ def fit(found: Measurements, method: Method, *, held_out: float = 0.2, seed: int
     errors, kinds, whole = None, {}, None
     if test_rows or test_networks:
         tried = _fitted(method, dict(rows), networks)
-        alone = tried.model if isinstance(tried, Calibrated) else tried
-        pairs, _ = check.of_calls(alone, Table(dict(test_rows)))
+        pairs, _ = check.of_calls(tried.alone, Table(dict(test_rows)))
         errors = check.errors(pairs) if pairs else None
-        kinds = check.by_kind(alone, Table(dict(test_rows)))
+        kinds = check.by_kind(tried.alone, Table(dict(test_rows)))
         pairs, _ = check.of_networks(tried, test_networks)
         whole = check.errors(pairs) if pairs else None
     model = _fitted(method, dict(found.table.rows), found.networks)
@@ -105,9 +103,15 @@ def _fitted(
     if not networks:
         return model
     parts = [(tuple(calls(*network.whole).values()), network.latency) for network in networks]
+    if len(networks) >= _SHOW_STARTS:
+        model = calibrate.within(model, parts)
     kinds = {kind(call) for own, _ in parts for call in own}
-    # Factors of kinds take their own number of networks, and twice as many to say how sure.
-    return calibrate.fit(model, parts, kinds=len(networks) >= 3 * len(kinds))
+    return calibrate.fit(model, parts, kinds=len(networks) >= _SHOW_KINDS * len(kinds))
+
+
+# Networks from which on starts are looked for, and, for each kind of op, factors of kinds: with
+# half as many those fitted well what they were fitted on and networks left out worse.
+_SHOW_STARTS, _SHOW_KINDS = 8, 6
 
 
 def card(found: Measurements, fitted: Fitted, method: str, source: str) -> dict[str, Any]:

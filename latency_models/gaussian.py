@@ -53,6 +53,17 @@ class Gaussian(Regressor):
         variance = np.concatenate([*deviations, np.empty(0)]) + self.noise**2
         return np.concatenate([*means, np.empty(0)]), self.widening * np.sqrt(variance)
 
+    def covariance(self, x: np.ndarray) -> np.ndarray:
+        """What is alike is wrong alike: the process's own covariance, and noise of each row."""
+        size = _QUERIES * -(-max(1, len(x)) // _QUERIES)
+        scaled = np.asarray(x, np.float32) / self.lengths
+        padded = np.pad(scaled, ((0, size - len(x)), (0, 0)))
+        found = np.asarray(_together(padded, self.x, self.factor, self.amplitude), np.float64)
+        signal = found[: len(x), : len(x)]
+        # Rounding may leave less than nothing where much is known.
+        own = np.diag(self.noise**2 + np.maximum(0.0, -np.diag(signal)))
+        return self.widening**2 * (signal + own)
+
 
 def fit(x: np.ndarray, y: np.ndarray, std: np.ndarray, *, seed: int = 0) -> Gaussian:
     """Fits a process to `y` `[rows]` at `x` `[rows, features]`, whose errors have deviations `std`.
@@ -139,3 +150,9 @@ def _predict(x: jax.Array, seen: jax.Array, pull: jax.Array, factor: jax.Array, 
     cross = _kernel(x, seen, amplitude)
     half = jax.scipy.linalg.solve_triangular(factor, cross.T, lower=True)
     return cross @ pull, jnp.maximum(amplitude**2 - (half**2).sum(0), 0.0)
+
+
+@jax.jit
+def _together(x: jax.Array, seen: jax.Array, factor: jax.Array, amplitude: float):
+    half = jax.scipy.linalg.solve_triangular(factor, _kernel(x, seen, amplitude).T, lower=True)
+    return _kernel(x, x, amplitude) - half.T @ half

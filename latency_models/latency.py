@@ -82,6 +82,11 @@ class LatencyModel(abc.ABC):
         """This model without what a network costs as a whole, which is no part's."""
         return self
 
+    @property
+    def alone(self) -> "LatencyModel":
+        """What calls take that are measured one by one, not as parts of a network."""
+        return self
+
 
 class UnknownCall(ValueError):
     """A model was asked about a call it has no basis to price."""

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 
 from latency_models import rates
 from latency_models.features import features, kind
-from latency_models.latency import Latency, LatencyModel, total
+from latency_models.latency import Latency, LatencyModel
 from latency_models.rates import Rates, known
 from search_spaces.ops import Call
 
@@ -21,6 +22,10 @@ class Regressor(abc.ABC):
     @abc.abstractmethod
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations, `[n]` each."""
+
+    def covariance(self, x: np.ndarray) -> np.ndarray:
+        """Of the errors at rows, `[n, n]`: none between two rows, unless a regressor knows it."""
+        return np.diag(self.predict(x)[1] ** 2)
 
 
 Fit: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], Regressor]
@@ -41,12 +46,17 @@ class Learned(LatencyModel):
 
     def predict(self, calls: Iterable[Call]) -> Latency:
         counts = Counter(calls)
-        prices = self.price(tuple(counts))
-        # A call made twice is wrong by the same amount twice.
-        return total(
-            Latency(n * price.ms, n * price.std)
-            for n, price in zip(counts.values(), prices, strict=True)
-        )
+        if not counts:
+            return Latency(0.0, 0.0)
+        x = described(tuple(counts), self.rates.kinds)
+        ms = np.array([n * self.rates.price(call) for call, n in counts.items()])
+        ms *= np.exp(self.regressor.predict(x)[0])
+        # Sorted, so that the order of the calls does not matter to the last bit.
+        order = np.lexsort([*x.T, ms])
+        x, ms = x[order], ms[order]
+        # A call made twice is wrong by the same amount twice, and calls that are alike nearly so.
+        variance = ms @ np.expm1(self.regressor.covariance(x)) @ ms
+        return Latency(math.fsum(ms), math.sqrt(max(0.0, float(variance))))
 
     def price(self, calls: tuple[Call, ...]) -> list[Latency]:
         """Latency of each call, in their order."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,9 @@ from search_spaces.program import Program
 
 # Is told what is being done ("compile", "measure") and the share of it that is done.
 Progress: TypeAlias = Callable[[str, float], None]
+
+# Milliseconds of one run, by the number of the round they were taken in.
+Rounds: TypeAlias = dict[int, np.ndarray]
 
 
 def throttled() -> int | None:
@@ -53,9 +57,12 @@ class Target:
     """Half the width from which on a latency is refused."""
     drift: float = 0.05
     """Change from the first to the last third of the rounds from which on it is refused."""
+    pace: float = 0.05
+    """Change of all that is measured together from which on a round is left out: see `usual`."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.confidence < 1 and 0 < self.relative <= self.useless and self.drift > 0):
+        shares = 0 < self.relative <= self.useless and min(self.drift, self.pace) > 0
+        if not (0 < self.confidence < 1 and shares):
             raise ValueError(
                 f"{self}: a confidence is between 0 and 1, and the accuracy that is wanted is no "
                 "coarser than the one that is useless"
@@ -72,8 +79,9 @@ class Plan:
     median of the rounds' medians, and its error is how far those differ.
 
     Without a `target` whatever comes out is reported, with its error. With one, there are more
-    rounds where they are needed, and `TooNoisy` is raised where they do not help. `throttled`
-    counts the times that the machine slowed down for heat.
+    rounds where they are needed, those in which the whole machine was slow do not count, and
+    `TooNoisy` is raised where that does not help. `throttled` counts the times that the machine
+    slowed down for heat.
     """
 
     seconds: float = 1.0
@@ -152,11 +160,16 @@ def measure_subjects(
 
 
 def measure_all(
-    runs: Sequence[Run], plan: Plan = PLAN, progress: Progress | None = None
+    runs: Sequence[Run],
+    plan: Plan = PLAN,
+    progress: Progress | None = None,
+    yardsticks: Mapping[int, float] = MappingProxyType({}),
 ) -> list[Latency]:
     """Latencies of the runs, in their order, measured in turns. A run returns once it is done.
 
-    Raises `TooNoisy` as the plan's target asks.
+    `yardsticks` are milliseconds that some runs, by their indices, took when they were measured
+    before: with a target, rounds in which these took longer or shorter do not count, so what is
+    measured today compares with what was measured then. Raises `TooNoisy` as the target asks.
     """
     if not runs:
         return []
@@ -164,25 +177,26 @@ def measure_all(
     for _, run in itertools.product(range(plan.warmup), runs):
         run()
     begin = plan.clock()
-    rounds: list[list[np.ndarray]] = [[] for _ in runs]
+    rounds: list[Rounds] = [{} for _ in runs]
     for number in range(plan.rounds):
         _round(range(len(runs)), number, runs, rounds, plan, progress)
-    found = [_summary(times) for times in rounds]
-    if plan.target is None:
-        return found
+    target = plan.target
+    if target is None:
+        return [_summary(times, list(times.values())) for times in rounds]
     for number in itertools.count(plan.rounds):
-        wide = [i for i, times in enumerate(rounds) if not _sure(_summary(times), plan.target)]
-        if not wide or plan.clock() - begin >= plan.target.limit_s:
+        found = _steady(rounds, target, yardsticks)
+        wide = {i for i, latency in enumerate(found) if not _sure(latency, target)}
+        if not wide or plan.clock() - begin >= target.limit_s:
             break
-        _round(wide, number, runs, rounds, plan, None)
-    return _meaningful(rounds, plan, _rise(heat, plan.throttled()))
+        _round(sorted(wide | yardsticks.keys()), number, runs, rounds, plan, None)
+    return _meaningful(rounds, target, yardsticks, _rise(heat, plan.throttled()))
 
 
 def _round(
     which: Sequence[int],
     number: int,
     runs: Sequence[Run],
-    rounds: Sequence[list[np.ndarray]],
+    rounds: Sequence[Rounds],
     plan: Plan,
     progress: Progress | None,
 ) -> None:
@@ -195,7 +209,7 @@ def _round(
         if progress:
             progress("measure", (number + share) / plan.rounds)
     for column, i in zip(np.array(turns).T, which, strict=True):
-        rounds[i].append(column)
+        rounds[i][number] = column
 
 
 def _turns(runs: Sequence[Run], plan: Plan) -> Iterator[tuple[list[float], float]]:
@@ -216,17 +230,80 @@ def _timed(run: Run, clock: Callable[[], float]) -> float:
     return 1e3 * (clock() - start)
 
 
-def _summary(rounds: Sequence[np.ndarray]) -> Latency:
-    samples = np.concatenate(rounds)
-    centres = _centres(rounds) if len(rounds) > 1 else samples
+def _summary(rounds: Rounds, times: Sequence[np.ndarray]) -> Latency:
+    """Of the rounds that count, `times`; the spread is that of all."""
+    samples = np.concatenate(list(rounds.values()))
+    centres = _centres(times) if len(times) > 1 else np.concatenate(times)
     quantiles = tuple(float(q) for q in np.quantile(samples, PROBABILITIES))
     return Latency(
         float(np.median(centres)), standard_error(centres), Spread(len(samples), quantiles)
     )
 
 
-def _centres(rounds: Sequence[np.ndarray]) -> np.ndarray:
+def _centres(rounds: Iterable[np.ndarray]) -> np.ndarray:
     return np.array([np.median(times) for times in rounds])
+
+
+_FEWEST = 5  # Rounds, for there to be a median with an error.
+
+
+def _counted(
+    rounds: Sequence[Rounds], target: Target, yardsticks: Mapping[int, float]
+) -> list[list[np.ndarray]]:
+    """The rounds that count, of each run; fewer than five only where yardsticks say so."""
+    steady = usual(rounds, target.pace, yardsticks)
+    own = [[times[number] for number in times if number in steady] for times in rounds]
+    if yardsticks:
+        return own
+    return [
+        some if len(some) >= _FEWEST else list(times.values())
+        for some, times in zip(own, rounds, strict=True)
+    ]
+
+
+def _steady(
+    rounds: Sequence[Rounds], target: Target, yardsticks: Mapping[int, float]
+) -> list[Latency | None]:
+    """Latencies of each run; none where too few rounds count."""
+    counted = _counted(rounds, target, yardsticks)
+    return [
+        _summary(times, some) if len(some) >= _FEWEST else None
+        for times, some in zip(rounds, counted, strict=True)
+    ]
+
+
+def usual(
+    rounds: Sequence[Rounds],
+    pace: float,
+    yardsticks: Mapping[int, float] = MappingProxyType({}),
+) -> frozenset[int]:
+    """Numbers of the rounds in which the machine ran as it mostly does.
+
+    Machines that others share are slow for seconds, in all that they run, and what is slow in such
+    a round is not the run. A round is left out where the yardsticks took longer or shorter, in the
+    median, than is known by more than `pace`. Without yardsticks, all runs are held against what
+    they mostly take, if there are three or more; if that leaves out half of the rounds, nothing is
+    usual and all of them count.
+    """
+    mostly = dict(yardsticks) or {
+        i: float(np.median(_centres(times.values()))) for i, times in enumerate(rounds)
+    }
+    every = sorted({number for times in rounds for number in times})
+    paces = {
+        number: [
+            float(np.median(rounds[i][number])) / ms
+            for i, ms in mostly.items()
+            if number in rounds[i]
+        ]
+        for number in every
+    }
+    fewest = 1 if yardsticks else 3
+    found = [
+        number
+        for number, own in paces.items()
+        if len(own) < fewest or abs(float(np.median(own)) - 1) <= pace
+    ]
+    return frozenset(found if yardsticks or 2 * len(found) > len(every) else every)
 
 
 def standard_error(samples: np.ndarray) -> float:
@@ -240,27 +317,34 @@ def standard_error(samples: np.ndarray) -> float:
     return float(high - low) / 2
 
 
-def _sure(latency: Latency, target: Target) -> bool:
-    return latency.half_width(target.confidence) <= target.relative * latency.ms
+def _sure(latency: Latency | None, target: Target) -> bool:
+    return (
+        latency is not None
+        and latency.half_width(target.confidence) <= target.relative * latency.ms
+    )
 
 
 def _rise(before: int | None, after: int | None) -> int:
     return after - before if before is not None and after is not None else 0
 
 
-def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> list[Latency]:
+def _meaningful(
+    rounds: Sequence[Rounds], target: Target, yardsticks: Mapping[int, float], heat: int
+) -> list[Latency]:
     """Latencies of the rounds of each run. Raises `TooNoisy` if one means nothing."""
-    target, found = plan.target, [_summary(times) for times in rounds]
-    assert target
     if heat:
         hot = f"the machine slowed itself down for heat {heat} times while this was measured"
         raise TooNoisy(
             f"{hot}; let it cool, and measure fewer things at once or with longer pauses (pause_s)",
-            [None] * len(found),
-            [hot] * len(found),
+            [None] * len(rounds),
+            [hot] * len(rounds),
         )
+    found, counted = _steady(rounds, target, yardsticks), _counted(rounds, target, yardsticks)
     reasons = [
-        _meaningless(times, latency, target) for times, latency in zip(rounds, found, strict=True)
+        f"the machine ran at its pace of before in {len(some)} of {len(times)} rounds"
+        if latency is None
+        else _meaningless(some, latency, target)
+        for times, some, latency in zip(rounds, counted, found, strict=True)
     ]
     if wrong := [reason for reason in reasons if reason]:
         raise TooNoisy(
@@ -268,7 +352,7 @@ def _meaningful(rounds: Sequence[list[np.ndarray]], plan: Plan, heat: int) -> li
             [None if reason else row for reason, row in zip(reasons, found, strict=True)],
             reasons,
         )
-    return found
+    return [latency for latency in found if latency]
 
 
 def _meaningless(rounds: Sequence[np.ndarray], latency: Latency, target: Target) -> str | None:

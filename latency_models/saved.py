@@ -17,12 +17,15 @@ from safetensors.numpy import save as save_tensors
 
 from latency_models import (
     calibrate,
+    components,
+    fewshot,
     gaussian,
     interpolation,
     learned,
     phones,
     rates,
     roofline,
+    transfer,
     trees,
 )
 from latency_models.latency import LatencyModel
@@ -33,6 +36,10 @@ from search_spaces import values
 
 KNOWN = (
     calibrate.Calibrated,
+    calibrate.Within,
+    components.Basis,
+    fewshot.FewShot,
+    fewshot.Kin,
     gaussian.Gaussian,
     interpolation.Interpolated,
     learned.Learned,
@@ -41,6 +48,10 @@ KNOWN = (
     phones.Predictor,
     rates.Rates,
     roofline.Roofline,
+    transfer.Adapted,
+    transfer.Mixture,
+    transfer.Prior,
+    transfer.Sources,
     trees.Boosted,
     trees.Stratified,
     trees.Trees,
@@ -105,12 +116,16 @@ def _encode(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
             "class": _name(type(value)),
             "fields": {f: _encode(getattr(value, f), f"{name}.{f}", tensors) for f in fields},
         }
+    if isinstance(value, tuple):
+        return [_encode(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
     if dataclasses.is_dataclass(value):
         raise ValueError(f"a {type(value).__name__} cannot be saved; {_possible()} can")
     return values.encode(value)
 
 
 def _decode(data: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(data, list):
+        return tuple(_decode(item, tensors) for item in data)
     if not isinstance(data, dict):
         return values.decode(data)
     if "tensor" in data:

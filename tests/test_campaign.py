@@ -143,3 +143,27 @@ def test_what_is_too_noisy_is_named_with_the_reason_and_not_kept(path):
     assert "is known within" in reason and "of 1% allowed" in reason
     kept = store.load(path).table.rows if path.exists() else {}
     assert BLOCKS[-1] not in kept
+
+
+def test_portions_are_held_against_calls_that_were_measured_before(path):
+    class Slower(MadeUp):
+        """Slower by a half from its first portion on, for a while."""
+
+        def prepare(self, subject: Subject) -> Loaded:
+            ready = super().prepare(subject)
+            run = ready.run
+
+            def slower() -> None:
+                before = self.clock.now
+                run()
+                if 240 < self.runs < 900:
+                    self.clock.now += 0.5 * (self.clock.now - before)
+
+            ready.run = slower
+            return ready
+
+    runtime = Slower()
+    done = measure(path, runtime, limit_s=60.0)
+    found = store.load(path).table.rows
+    assert runtime.runs > 900 and done.measured == 46
+    assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())

@@ -12,7 +12,7 @@ from latency_models.latency import Latency, Whole
 from latency_models.provenance import Method, Provenance
 from latency_models.rows import Network
 from latency_models.table import Table
-from nas import cli
+from nas import cli, devices
 from nas.describe import find
 from search_spaces.ops import Call
 from search_spaces.program import calls
@@ -20,7 +20,15 @@ from search_spaces.unet import lower
 from tests import tiny
 
 # A measurement on a machine that runs tests beside it is as good as these say.
-ROUGH = ("--target.relative", "1e9", "--target.useless", "1e9", "--target.drift", "1e9")
+ROUGH = (
+    "--target.relative",
+    "1e9",
+    "--target.useless",
+    "1e9",
+    "--target.drift",
+    "1e9",
+    *("--target.pace", "1e9"),
+)
 QUICK = (*ROUGH, "--seconds", "0", "--target.limit-s", "0")
 
 
@@ -80,6 +88,46 @@ def test_a_model_is_fitted_checked_and_asked(tmp_path, folders, file, capsys, me
     assert str(predicted) in shown and f"{predicted.ms + 2 * predicted.std:.3f} ms" in shown
     measured = store.load(file).networks[0].latency.ms
     assert predicted.ms == pytest.approx(measured, rel=0.1)
+
+
+def test_a_device_is_learnt_from_a_few_calls_and_other_devices(tmp_path, folders, file, capsys):
+    there = store.load(file)
+    slower = Table({c: Latency(2 * row.ms, 0.1) for c, row in there.table.rows.items()})
+    store.write(tmp_path / "slower.json", there.provenance, slower)
+    sources = (file, tmp_path / "slower.json")
+    few, out = tmp_path / "few.json", tmp_path / "model"
+    asked = ("profile", folders.pipeline, "--blocks", 6, "--blocks-only", "--out", few, *QUICK)
+    assert run(*asked, "--like", *sources) == 0
+    found = store.load(few)
+    assert len(found.table.rows) == 6
+    assert run(*asked, "--like", *sources) == 0  # Six others, given those.
+    assert len(store.load(few).table.rows) == 12
+    assert run("latency", "adapt", few, "--sources", *sources, "--out", out) == 0
+    shown = capsys.readouterr().out
+    assert "calls left out" in shown and "12 calls, 0 networks" in shown
+    model, card = saved.load(out)
+    assert card["method"] == "few-shot transfer from 2 devices"
+    assert card["provenance"] == found.provenance.to_json()
+    spec, inputs = find(str(folders.pipeline))
+    assert model.predict(calls(lower(spec), inputs).values()).ms > 0
+    assert run("latency", "check", out, file) == 0
+
+
+def test_models_are_asked_about_the_calls_of_files(file, monkeypatch):
+    monkeypatch.setattr(devices, "_ENOUGH", 0)
+    rows = store.load(file).table.rows
+    known, told = devices.tables([str(file), "xiaomi-mi-8-se-tflite-gpu"], ())
+    assert known.rows == rows and told.rows.keys() == rows.keys()
+    wanted = calls_of("mobile-diffusion")
+    few = devices.table("tpu-v3", [*rows, *wanted])
+    assert set(few.rows) == set(wanted)  # The others are in no TPU table.
+    with pytest.raises(ValueError, match="tpu-v3 cannot price any"):
+        devices.table("tpu-v3", rows)
+
+
+def calls_of(name: str) -> list[Call]:
+    spec, inputs = find(name)
+    return list(dict.fromkeys(calls(lower(spec), inputs).values()))
 
 
 def test_measurements_of_two_devices_are_not_fitted_together(tmp_path, file, capsys):
@@ -146,6 +194,7 @@ def test_models_go_out_and_measurements_come_back(tmp_path, folders, capsys):
         (("profile", "import", "nowhere"), "nowhere"),
         (("latency", "fit", "nowhere.json", "--out", "x"), "no measurements at nowhere.json"),
         (("latency", "predict", "nowhere", "sd15"), "neither the folder of a latency model"),
+        (("profile", "sd15", "--like", "tpu-v3"), "say how many with --blocks"),
         (("devices", "nokia"), "no latency model of 'nokia'"),
         (("describe", "sd15", "--device", "tpu-v3", "--measure"), "give one of them"),
     ],

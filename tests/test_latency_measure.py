@@ -19,6 +19,7 @@ from latency_models.measure import (
     measure_network,
     measure_subjects,
     standard_error,
+    usual,
 )
 from latency_models.runtimes import draw
 from latency_models.runtimes.xla import XLA
@@ -226,6 +227,62 @@ def test_a_machine_that_gets_slower_is_refused_though_the_spread_is_narrow():
     allowed = Warming()
     plan = allowed.plan(target=Target(relative=0.05, drift=0.2), **options)
     assert measure_all(allowed.runs(A=10), plan)[0].ms > 10
+
+
+class Shared(Machine):
+    """A machine on which somebody else works in some of the rounds."""
+
+    busy = (1, 2, 5)
+
+    def slowness(self) -> float:
+        return 1.4 if self.slept in self.busy else 1.0
+
+
+def test_rounds_in_which_the_whole_machine_was_slow_do_not_count():
+    machine = Shared()
+    plan = machine.plan(rounds=8, pause_s=1e-9, warmup=0, target=Target())
+    found = measure_all(machine.runs(A=1, B=2, C=5), plan)
+    assert [latency.ms for latency in found] == pytest.approx([1, 2, 5])
+    assert machine.slept == 7 and max(latency.std for latency in found) < 1e-9
+    slowest = [latency.spread.quantiles_ms[-1] for latency in found if latency.spread]
+    assert slowest == pytest.approx([1.4, 2.8, 7])
+
+
+def test_what_two_runs_say_is_not_called_the_machines():
+    slow = {number: (1 + (number == 3)) * np.ones(3) for number in range(8)}
+    assert usual([slow] * 2, 0.05) == set(range(8))
+    assert usual([slow] * 3, 0.05) == set(range(8)) - {3}
+
+
+def test_a_round_in_which_one_run_was_slow_counts():
+    flat = {number: np.ones(3) for number in range(8)}
+    slow = {**flat, 3: 2 * np.ones(3)}
+    assert usual([flat, flat, slow], 0.05) == set(range(8))
+    assert usual([slow, slow, flat], 0.05) == set(range(8)) - {3}
+
+
+def test_a_machine_that_changes_as_often_as_not_has_no_usual_pace():
+    rounds = {number: (1 + 0.5 * (number % 2)) * np.ones(3) for number in range(8)}
+    assert usual([rounds] * 4, 0.05) == set(range(8))
+
+
+def test_with_yardsticks_only_rounds_at_the_pace_of_before_count():
+    class Mostly(Machine):
+        def slowness(self) -> float:
+            return 1.0 if self.slept % 3 == 2 else 1.4
+
+    machine = Mostly()
+    plan = machine.plan(rounds=6, pause_s=1e-9, warmup=0, target=Target(limit_s=10.0))
+    found = measure_all(machine.runs(A=1, B=2), plan, yardsticks={1: 2.0})
+    assert [latency.ms for latency in found] == pytest.approx([1, 2])
+    assert machine.slept == 14  # Until there were five of the usual pace.
+
+
+def test_a_machine_that_is_not_what_it_was_is_refused():
+    machine = Machine()
+    plan = machine.plan(rounds=6, pause_s=1e-9, target=Target(limit_s=1.0))
+    with pytest.raises(TooNoisy, match=r"at its pace of before in 0 of \d+ rounds"):
+        measure_all(machine.runs(A=1, B=2), plan, yardsticks={1: 1.5})
 
 
 def test_a_drift_is_signed_and_not_chance():

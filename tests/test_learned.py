@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -273,3 +274,24 @@ def test_a_network_with_an_op_nobody_measured_is_refused_whole():
     assert not pairs and refused == [strange]
     with pytest.raises(UnknownCall, match="nothing like Downsample"):
         FITTED["rates"].predict(calls(*strange.whole).values())
+
+
+def test_calls_that_are_alike_are_wrong_alike():
+    """Far from what was measured the process knows as little of a call as of its like."""
+    model = FITTED["gaussian"]
+    far = [Call(ResNet(width, 2, 1e-6), (image(64, 64),)) for width in (64, 66)]
+    one, other = (model.predict([call]) for call in far)
+    both = model.predict(far)
+    assert both.ms == pytest.approx(one.ms + other.ms)
+    assert both.std > 0.9 * (one.std + other.std)
+    near, unlike = model.predict(SEEN[:1]), model.predict([*SEEN[:1], far[0]])
+    assert unlike.std < 1.05 * math.hypot(near.std, one.std)
+
+
+def test_a_call_alone_has_the_error_of_its_price():
+    model = FITTED["gaussian"]
+    assert isinstance(model, learned.Learned)
+    for call in HELD_OUT:
+        (price,) = model.price((call,))
+        found = model.predict([call])
+        assert (found.ms, found.std) == pytest.approx((price.ms, price.std), rel=1e-3)

@@ -13,8 +13,8 @@ from benchmarks import transfer as benchmark
 from benchmarks.transfer import spearman
 from benchmarks.transfer_spaces import describe
 from latency_models import robust
+from latency_models.choosing import choose
 from latency_models.components import Component, grams, standardise
-from latency_models.sampling import choose
 from latency_models.transfer import Adapted, adapt, learn
 from latency_models.verify import best_within
 from search_spaces.values import decode, encode

@@ -1,4 +1,4 @@
-"""`nas latency fit | check | predict`: latency models from measurements."""
+"""`nas latency fit | adapt | check | predict`: latency models from measurements."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table as Grid
 
-from latency_models import check, fitting, saved, store
+from latency_models import check, fewshot, fitting, saved, store
 from latency_models.check import Errors, Pair
 from nas import describe, devices
 from nas.report import plots
@@ -32,6 +32,21 @@ class Fit:
     """Share of the calls and networks on which the errors are found."""
     seed: int = 0
     """Of the draw of that share."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapt:
+    """Makes a model of a device of which little was measured, from what other devices teach.
+
+    `nas profile --like` says what to measure of it.
+    """
+
+    measurements: tyro.conf.Positional[tuple[Path, ...]]
+    """Files that `nas profile` wrote on the new device, all of one provenance."""
+    sources: tuple[str, ...]
+    """Other devices: files of measurements, folders of models, devices of `nas devices`."""
+    out: Path
+    """Folder for the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +78,7 @@ class Predict:
 def run(arguments: list[str]) -> int:
     asked = tyro.cli(
         Annotated[Fit, tyro.conf.subcommand("fit")]
+        | Annotated[Adapt, tyro.conf.subcommand("adapt")]
         | Annotated[Check, tyro.conf.subcommand("check")]
         | Annotated[Predict, tyro.conf.subcommand("predict")],
         args=arguments,
@@ -73,6 +89,8 @@ def run(arguments: list[str]) -> int:
     match asked:
         case Fit():
             _fit(asked, console)
+        case Adapt():
+            _adapt(asked, console)
         case Check():
             _check(asked, console)
         case Predict():
@@ -96,14 +114,31 @@ def _fit(asked: Fit, console: Console) -> None:
     console.print(f"model  {asked.out}")
 
 
+def _adapt(asked: Adapt, console: Console) -> None:
+    found = fitting.together([store.load(path) for path in asked.measurements])
+    kin = fewshot.learn(devices.tables(asked.sources, found.table.rows))
+    fitted = fewshot.fit(found, kin)
+    names, files = " ".join(asked.sources), " ".join(map(str, asked.measurements))
+    card = fitting.card(
+        found,
+        fitted,
+        f"few-shot transfer from {len(asked.sources)} devices",
+        f"nas latency adapt {files} --sources {names}",
+    )
+    saved.save(asked.out, fitted.model, card)
+    console.print(f"{found.provenance}: {card['calls']} calls, {card['networks']} networks")
+    _show({"calls left out": fitted.calls, "networks left out": fitted.networks}, console)
+    console.print(f"model  {asked.out}")
+
+
 def _check(asked: Check, console: Console) -> None:
     model, card = saved.load(asked.model)
     found = store.load(asked.measurements)
     console.print(f"model of {card['method']} for {_where(card)}")
     console.print(f"measured: {found.provenance}")
-    priced, refused = check.of_calls(model, found.table)
+    priced, refused = check.of_calls(model.alone, found.table)
     whole, not_priced = check.of_networks(model, found.networks)
-    kinds = check.by_kind(model, found.table)
+    kinds = check.by_kind(model.alone, found.table)
     rows = {f"calls of {name.split(':')[1]}": e for name, e in kinds.items()}
     whole_errors = check.errors(whole) if whole else None
     _show(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from latency_models import campaign, exchange, importers, store
+from latency_models import campaign, exchange, fewshot, importers, store
 from latency_models.affinity import pin
 from latency_models.bench import CAREFUL
 from latency_models.latency import Whole
@@ -19,7 +19,8 @@ from latency_models.runtimes import CACHE, Runtime, Subject
 from latency_models.runtimes.litert import LiteRT
 from latency_models.runtimes.onnxruntime import OnnxRuntime
 from latency_models.runtimes.xla import XLA
-from nas import describe
+from latency_models.table import Table
+from nas import describe, devices
 from search_spaces.ops import Call
 from search_spaces.program import calls
 from search_spaces.sampling import draw
@@ -53,6 +54,10 @@ class Settings:
     """Leave the networks as a whole out."""
     blocks: int | None = None
     """At most so many blocks, drawn at random from all."""
+    like: tuple[str, ...] = ()
+    """Other devices, as files of measurements, folders of models, or devices of `nas devices`: in
+    place of random blocks, those are measured that say most of this device given what the others
+    take. What the file holds already counts. `nas latency adapt` makes a model of it."""
     minutes: float | None = None
     """Nothing is begun after so many minutes."""
     seconds: float = CAREFUL.seconds
@@ -123,8 +128,9 @@ def _measure(arguments: list[str]) -> int:
     networks = _networks(asked)
     blocks = _blocks(networks)
     if asked.blocks is not None:
-        order = np.random.default_rng(asked.seed).permutation(len(blocks))
-        blocks = [blocks[i] for i in sorted(order[: asked.blocks])]
+        blocks = _chosen(asked, blocks, store.read(path, here).table)
+    elif asked.like:
+        raise ValueError("--like chooses blocks; say how many with --blocks, five to fifty")
     print(f"{len(blocks)} distinct blocks of {len(networks)} networks", flush=True)
     done = campaign.measure(
         path,
@@ -192,6 +198,16 @@ def _import(arguments: list[str]) -> int:
         if names:
             print(f"{tool} did not measure {', '.join(names)}")
     return 0
+
+
+def _chosen(asked: Settings, blocks: list[Call], known: Table) -> list[Call]:
+    """As many of the blocks as asked for: at random, or those that teach most."""
+    assert asked.blocks is not None
+    if asked.like:
+        kin = fewshot.learn(devices.tables(asked.like, blocks))
+        return kin.choose(blocks, asked.blocks, known.rows)
+    order = np.random.default_rng(asked.seed).permutation(len(blocks))
+    return [blocks[i] for i in sorted(order[: asked.blocks])]
 
 
 def _blocks(networks: Mapping[str, Whole]) -> list[Call]:
