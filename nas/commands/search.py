@@ -15,10 +15,11 @@ from nas import recipe as recipes
 from nas.conduct import Conductor, in_process
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
+from nas.executors import Executor
 from nas.journal import Journal
 from nas.perform import Performer
 from nas.progress import Live
-from nas.recipe import Recipe, Sampling, Search, Training
+from nas.recipe import Pools, Recipe, Sampling, Search, Training
 from nas.report import page
 from nas.report.story import Story
 from nas.search import replay, search_abreast
@@ -100,41 +101,41 @@ def performer(path: str, settings: Settings) -> Performer:
 
 
 @contextlib.contextmanager
-def conducted(path: str, settings: Settings, ours: Performer) -> Iterator[Conductor]:
-    """What performs tasks where the settings say; its workers end with this."""
+def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Performer] | None]:
+    """The workers that the settings ask for, which end with this; none in this process.
+
+    It comes before JAX starts: Ray's processes are forked, which must not be done beside threads.
+    """
     if settings.on == "here":
-        yield in_process(ours)
+        yield None
         return
     from nas.on_ray import OnRay
 
-    pools = ours.recipe.pools
+    # The accelerators are the workers'; this process only reads and writes weights.
+    jax.config.update("jax_platforms", "cpu")
     # Workers have another working directory.
     folders = {
         name: getattr(settings, name).absolute() for name in ("out", "pipeline", "evaluator")
     }
-    there = dataclasses.replace(settings, **folders)
-    make = functools.partial(performer, path, there)
-    with OnRay(
-        make, address=settings.address, cpus=pools.scoring.workers, tries=pools.tries
-    ) as ray:
-        yield Conductor(ours, ray)
+    make = functools.partial(performer, path, dataclasses.replace(settings, **folders))
+    cpus = pools.scoring.workers
+    with OnRay(make, address=settings.address, cpus=cpus, tries=pools.tries) as ray:
+        yield ray
 
 
 def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
-    if settings.on == "ray":
-        # The accelerators are the workers'; this process only reads and writes weights.
-        jax.config.update("jax_platforms", "cpu")
     live = Live()
-    ours = Performer(recipe, settings.out, live.watch)
-    strategy = evolution(recipe.search, ours.space)
-    with Journal(settings.out / "journal.jsonl", settings.header(path)) as journal, live:
-        state = replay(strategy, journal)
-        if not strategy.ask(state) and ours.delivered:
-            return _already_finished(settings.out, strategy)
-        live.begin(strategy, state, resumed=len(journal))
-        with conducted(path, settings, ours) as conductor:
+    with workers(path, settings, recipe.pools) as there:
+        ours = Performer(recipe, settings.out, live.watch)
+        conductor = Conductor(ours, there) if there else in_process(ours)
+        strategy = evolution(recipe.search, ours.space)
+        with Journal(settings.out / "journal.jsonl", settings.header(path)) as journal, live:
+            state = replay(strategy, journal)
+            if not strategy.ask(state) and ours.delivered:
+                return _already_finished(settings.out, strategy)
             _same_device(journal, conductor)
+            live.begin(strategy, state, resumed=len(journal))
             for done in search_abreast(strategy, conductor, journal):
                 state = done.state
                 live.advance(done)
