@@ -19,13 +19,12 @@ from nas.executors import NOTHING, TRIES, Call, Pool, Shared
 
 try:
     import ray
+    from ray import cloudpickle
     from ray.exceptions import ActorDiedError, RayTaskError
 except ModuleNotFoundError as error:
     raise ValueError(
         f"running on Ray needs the package {error.name}; install it with pip install 'nas[ray]'"
     ) from None
-
-cloudpickle: Any = ray.cloudpickle
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -97,7 +96,8 @@ class OnRay(Generic[W]):
         cpus: int | None = None,
         tries: int = TRIES,
     ):
-        self._make, self._tries = cloudpickle.dumps(make), tries
+        self._make = cloudpickle.dumps(make)  # pyright: ignore[reportPrivateImportUsage]
+        self._tries = tries
         self._queue: deque[Call] = deque()
         self._workers: list[_Worker] = []
         self._false_starts: list[str] = []  # Why workers did not start, since the last that did.
