@@ -122,8 +122,18 @@ def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Those that still run after so many seconds."""
-    _, left = psutil.wait_procs(processes, timeout=seconds)
+    until = time.monotonic() + seconds
+    while (left := [p for p in processes if runs(p)]) and time.monotonic() < until:
+        time.sleep(0.2)
     return left
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it runs; one that is dead may wait for its parent to take note."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def lines(folder: Path) -> int:
