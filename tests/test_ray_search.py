@@ -152,7 +152,7 @@ def test_a_search_goes_on_after_its_process_was_killed_and_leaves_nothing(whole,
         assert sum("raylet" in found.name() for found in ours) == 1
         process.send_signal(number)
         assert process.wait(timeout=120) != 0
-    assert not alive(ours, 60)
+    assert not alive(ours, 180)  # Agents of Ray give up its head after a minute.
     done = entries(tmp_path)
     assert before - 1 <= len(done) < len(whole[0])
     assert subprocess.run(command, check=False).returncode == 0
