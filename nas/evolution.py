@@ -103,6 +103,7 @@ class State:
     scores: Mapping[tuple[int, str | None], tuple[float, ...]] = dataclasses.field(
         default_factory=dict
     )
+    failed: Mapping[tuple[int, str | None], str] = dataclasses.field(default_factory=dict)  # Why.
     decisions: Mapping[int, Outcome] = dataclasses.field(default_factory=dict)
     measured: Mapping[int, Latency] = dataclasses.field(default_factory=dict)  # As a whole.
     losses: Mapping[int, float] = dataclasses.field(default_factory=dict)  # On held-out pictures.
@@ -192,7 +193,8 @@ class Evolution:
     def _unscored(self, state: State, number: int, *, removals: bool) -> tuple[Score, ...]:
         blocks = self.space.removals(state.networks[number].spec) if removals else ()
         wanted = [None, *(removal.block for removal in blocks)]
-        return tuple(Score(number, b) for b in wanted if (number, b) not in state.scores)
+        known = state.scores.keys() | state.failed.keys()
+        return tuple(Score(number, b) for b in wanted if (number, b) not in known)
 
     def tell(self, state: State, task: Task, outcome: Outcome) -> State:
         """The state after `task` ended with `outcome`."""
@@ -204,11 +206,15 @@ class Evolution:
                 return state
             case Reference():
                 return dataclasses.replace(state, reference=True)
+            case Score(number, removed) if "failed" in outcome:
+                failed = {**state.failed, (number, removed): str(outcome["failed"])}
+                return dataclasses.replace(state, failed=failed)
             case Score(number, removed):
                 scores = {**state.scores, (number, removed): tuple(outcome["cosines"])}
                 return dataclasses.replace(state, scores=scores)
             case Evolve(number):
-                return dataclasses.replace(state, decisions={**state.decisions, number: outcome})
+                decision = {name: x for name, x in outcome.items() if name != "cost"}
+                return dataclasses.replace(state, decisions={**state.decisions, number: decision})
             case Train():
                 return dataclasses.replace(
                     state, networks=(*state.networks, self.edited(state, task))
@@ -309,9 +315,18 @@ class Evolution:
             )
 
     def decide(self, state: State, number: int) -> Outcome:
-        """Sorts the blocks of network `number` by value and chooses the actions of this round."""
+        """Sorts the blocks of network `number` by value and chooses the actions of this round.
+
+        Blocks without which it could not be scored stay. Raises `ValueError` if that is all.
+        """
         spec = state.networks[number].spec
         candidates = self.candidates(state, number)
+        failed = {b: why for (n, b), why in state.failed.items() if n == number}
+        if failed and not candidates:
+            raise ValueError(
+                f"network {number} could not be scored without any of its blocks; "
+                f"without {min(failed, key=str)}: {failed[min(failed, key=str)]}"
+            )
         if self.upper_ms(state, spec) > self.limit_ms(state):
             chosen = self._removals(state, spec, candidates)
         else:
@@ -323,6 +338,7 @@ class Evolution:
         predicted = self.predict(state, spec)
         return {
             "candidates": [dataclasses.asdict(c) for c in candidates],
+            **({"failed": sorted(map(str, failed))} if failed else {}),
             "actions": [encode(action) for action in chosen],
             "predicted_ms": predicted.ms,
             "predicted_std": predicted.std,
@@ -331,12 +347,14 @@ class Evolution:
         }
 
     def candidates(self, state: State, number: int) -> tuple[Candidate, ...]:
-        """Every removable block of network `number`, worst first."""
+        """Every removable block of network `number` that was scored without, worst first."""
         spec = state.networks[number].spec
         whole = np.array(state.scores[number, None])
         full_ms = self.predict(state, spec).ms
         found = []
         for removal in self.space.removals(spec):
+            if (number, removal.block) in state.failed:
+                continue
             lost = whole - np.array(state.scores[number, removal.block])
             found.append(
                 Candidate(

@@ -1,17 +1,20 @@
-"""Does the search's tasks: everything that touches weights, pictures and clocks."""
+"""What a worker does: everything that touches weights, pictures and clocks."""
 
 import functools
 import math
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from latency_models.latency import Whole
+from latency_models.provenance import Provenance
 from latency_models.rows import encode_row
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
@@ -19,20 +22,7 @@ from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import Pipeline
 from nas.diffusion.samplers import from_config
-from nas.evolution import (
-    Evolution,
-    Evolve,
-    Measure,
-    Network,
-    Outcome,
-    Profile,
-    Reference,
-    Score,
-    State,
-    Task,
-    Train,
-    Validate,
-)
+from nas.evolution import Network, Outcome, State, Train
 from nas.objectives import Batch, Captioned, batches, denoising, distillation
 from nas.recipe import Recipe, Training
 from nas.scoring import Evaluator, Scorer
@@ -48,12 +38,16 @@ from search_spaces.unet_space import UNetSpace
 Watch = Callable[[str, float], None]
 """Is told what is being done and the share of it that is done."""
 
-_COMPILES: list[float] = []  # Seconds of every compilation of this process.
+_COMPILING = threading.local()  # Seconds of every compilation of this thread.
+
+
+def _compiles() -> list[float]:
+    return _COMPILING.__dict__.setdefault("seconds", [])
 
 
 def _note_compile(event: str, duration_secs: float, **_: object) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
-        _COMPILES.append(duration_secs)
+        _compiles().append(duration_secs)
 
 
 jax.monitoring.register_event_duration_secs_listener(_note_compile)
@@ -67,8 +61,35 @@ def silent(what: str, share: float) -> None:
     """Watches nothing."""
 
 
+class Cost(NamedTuple):
+    """What a call took of its worker, which may differ from run to run."""
+
+    seconds: float
+    compiles: int
+    compile_seconds: float
+
+
+class Embedded(NamedTuple):
+    """Pictures of a shard and their prompts, as the evaluator sees them: `[batch, projection]`."""
+
+    images: np.ndarray
+    prompts: np.ndarray
+
+
+def costed(performer: "Performer", method: Callable[..., Any], *arguments: Any) -> tuple[Any, Cost]:
+    """What the performer's method of that name returns, and what it took."""
+    begun, before = time.perf_counter(), len(_compiles())
+    value = getattr(performer, method.__name__)(*arguments)
+    compiles = _compiles()[before:]
+    return value, Cost(time.perf_counter() - begun, len(compiles), sum(compiles))
+
+
 class Performer:
-    """Performs tasks for one search; what it keeps on disk lies under `folder`."""
+    """Performs the parts of tasks for one search; what it keeps on disk lies under `folder`.
+
+    One is in every worker, and one is in the process that runs the search, which reads weights and
+    writes the result. Threads may embed shards at once; all else is done alone.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path, watch: Watch = silent):
         self.recipe, self.folder, self.watch = recipe, folder, watch
@@ -81,32 +102,8 @@ class Performer:
         self._trainers: dict[Program, Trainer] = {}
         self._validators: dict[Program, Callable[..., jax.Array]] = {}
         self._weights: dict[int, Weights] = {}  # Of the network used last.
-
-    def __call__(self, strategy: Evolution, state: State, task: Task) -> Outcome:
-        """Performs `task` and returns its outcome; under "cost", what it took, which may differ
-        from run to run."""
-        begun, before = time.perf_counter(), len(_COMPILES)
-        match task:
-            case Profile():
-                outcome = self._profile()
-            case Reference():
-                outcome = self._reference()
-            case Train():
-                outcome = self._train(state, task, strategy.edited(state, task))
-            case Score():
-                outcome = self._score(state, task)
-            case Evolve(number):
-                outcome = strategy.decide(state, number)
-            case Validate(number):
-                outcome = self._validate(state, number)
-            case Measure(number):
-                outcome = self._measure(state, number)
-        cost = {
-            "seconds": round(time.perf_counter() - begun, 3),
-            "compiles": len(_COMPILES) - before,
-            "compile_seconds": round(sum(_COMPILES[before:]), 3),
-        }
-        return {**outcome, "cost": cost}
+        self._lifted: tuple[object, Supernet, Weights] | None = None  # What was scored last.
+        self._preparing = threading.Lock()
 
     # What is loaded or compiled at first use.
 
@@ -152,17 +149,21 @@ class Performer:
 
     def weights(self, state: State, number: int) -> Weights:
         """The weights of network `number`, in its supernet."""
+        network = state.networks[number]
+        return self.supernet(network.supernet).lift(self.own_weights(network, number))
+
+    def own_weights(self, network: Network, number: int) -> Weights:
+        """The weights that `network` has itself; it is number `number`."""
         if number == 0:
             return self.pipeline.unet
-        supernet = self.supernet(state.networks[number].supernet)
         if number not in self._weights:
-            spec = state.networks[number].spec
-            like = supernet.restrict(supernet.model.shapes, spec)
+            supernet = self.supernet(network.supernet)
+            like = supernet.restrict(supernet.model.shapes, network.spec)
             saved = Checkpoints(self.folder / "networks" / str(number)).latest(like)
             if saved is None:
-                saved = supernet.restrict(self._as_trained(supernet, number), spec)
+                saved = supernet.restrict(self._as_trained(supernet, number), network.spec)
             self._weights = {number: saved}
-        return supernet.lift(self._weights[number])
+        return self._weights[number]
 
     def _as_trained(self, supernet: Supernet, number: int) -> Weights:
         """The weights of network `number` from the last checkpoint of its training."""
@@ -183,27 +184,31 @@ class Performer:
         """Whether `deliver` has ended."""
         return (self.folder / "pipeline").exists()
 
-    def deliver(self, state: State) -> None:
-        """Writes pictures before and after, then the pipeline with the search's last network."""
+    def deliver(self, state: State, pictures: Callable[[Network, int], np.ndarray]) -> None:
+        """Writes pictures before and after, then the pipeline with the search's last network.
+
+        `pictures` makes the first `SHOWN` pictures of a network, given with its number.
+        """
         number = state.current
-        spec = state.networks[number].spec
-        supernet = self.supernet(state.networks[number].supernet)
-        weights = self.weights(state, number)
-        seed = (supernet.lift(self.pipeline.unet), self.pipeline.spec)
-        shown = list(self.scorer.prompts[:SHOWN])
+        network = state.networks[number]
+        shown = list(self.recipe.prompts[: min(SHOWN, self.recipe.sampling.prompts)])
         write_json(self.folder / "pictures" / "prompts.json", {"prompts": shown})
-        for name, (w, s) in {"before": seed, "after": (weights, spec)}.items():
-            pictures = self.scorer.pictures(supernet, w, supernet.keep(s), count=len(shown))
-            write_grid(self.folder / "pictures" / f"{name}.png", pictures)
+        for name, n in {"before": 0, "after": number}.items():
+            made = pictures(Network(state.networks[n].spec, network.supernet, ""), n)
+            write_grid(self.folder / "pictures" / f"{name}.png", made)
         draft = self.folder / ".pipeline"
         shutil.rmtree(draft, ignore_errors=True)
-        self.pipeline.save(draft, spec, supernet.restrict(weights, spec))
+        self.pipeline.save(draft, network.spec, self.own_weights(network, number))
         shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
         draft.rename(self.folder / "pipeline")
 
     # Latency.
 
-    def _profile(self) -> Outcome:
+    def provenance(self) -> Provenance:
+        """The device and the software that latencies are measured on."""
+        return self.recipe.bench.provenance
+
+    def profile(self) -> Outcome:
         """Prices every call the space can make and the pipeline's other parts, and four networks
         as a whole, which calibrate the sum of the calls. Other parts that a model of a device has
         no basis to price are no business of the search: they are named, with the reason."""
@@ -249,15 +254,16 @@ class Performer:
             },
         }
 
-    def _measure(self, state: State, number: int) -> Outcome:
-        specs = [state.networks[number].spec, state.networks[0].spec]
+    def measure(self, spec: UNetSpec) -> Outcome:
+        """The latency of `spec` as a whole, and that of the seed beside it."""
+        specs = [spec, self.space.seed]
         wholes = [Whole(lower(spec), self.space.inputs) for spec in specs]
         found, seed = self.recipe.bench.networks(wholes, self.watch)
         return {"ms": found.ms, "std": found.std, "seed_ms": seed.ms, "seed_std": seed.std}
 
     # Quality.
 
-    def _reference(self) -> Outcome:
+    def reference(self) -> Outcome:
         """The evaluator's scores of real pictures of the prompts, and of the wrong prompts."""
         sampling = self.recipe.sampling
         pixels = self.recipe.references()[: sampling.prompts]
@@ -271,27 +277,46 @@ class Performer:
             "real_recall": recall(images, prompts),
         }
 
-    def _score(self, state: State, task: Score) -> Outcome:
-        supernet = self.supernet(state.networks[task.number].supernet)
-        spec = state.networks[task.number].spec
-        keep = supernet.keep(spec if task.removed is None else Remove(task.removed).apply(spec))
-        embedded = []
-        prompts = self.scorer.embedded_prompts
-        for part in self.scorer.embedded(supernet, self.weights(state, task.number), keep):
-            embedded.append(part)
-            self.watch("score", sum(map(len, embedded)) / len(prompts))
-        images = np.concatenate(embedded)
-        cosines = (images * prompts).sum(-1)
-        return {"cosines": [float(c) for c in cosines], "recall": recall(images, prompts)}
+    def embedded(
+        self, network: Network, weights: Weights | None, removed: str | None, shard: int
+    ) -> Embedded:
+        """The pictures of a shard by `network`, without block `removed` if given.
 
-    def _validate(self, state: State, number: int) -> Outcome:
-        supernet = self.supernet(state.networks[number].supernet)
-        keep = supernet.keep(state.networks[number].spec)
+        `weights` are the network's own; the seed's are at hand, and are `None`.
+        """
+        supernet, lifted = self._ready(network, weights)
+        spec = network.spec if removed is None else Remove(removed).apply(network.spec)
+        images, _ = self.scorer.shard(supernet, lifted, supernet.keep(spec), shard)
+        return Embedded(np.asarray(images), self.scorer.embedded_prompts[self.scorer.rows(shard)])
+
+    def pictures(self, network: Network, weights: Weights | None, shard: int) -> np.ndarray:
+        """The pictures of a shard by `network`, `[batch, height, width, 3]` in [-1, 1]."""
+        supernet, lifted = self._ready(network, weights)
+        _, pixels = self.scorer.shard(supernet, lifted, supernet.keep(network.spec), shard)
+        return np.asarray(pixels)
+
+    def _ready(self, network: Network, weights: Weights | None) -> tuple[Supernet, Weights]:
+        """The supernet of `network` and the weights in it, on the device.
+
+        They are kept until others are asked for.
+        """
+        own = self.pipeline.unet if weights is None else weights
+        with self._preparing:
+            supernet, _ = self.supernet(network.supernet), self.scorer
+            if self._lifted is None or not _same(self._lifted[:2], (own, supernet)):
+                self._lifted = (own, supernet, jax.device_put(supernet.lift(own)))
+            return supernet, self._lifted[2]
+
+    def validate(self, network: Network, number: int) -> Outcome:
+        """The denoising loss of network `number` on held-out pictures, noise and steps fixed."""
+        supernet = self.supernet(network.supernet)
+        keep = supernet.keep(network.spec)
         if supernet.program not in self._validators:
             self._validators[supernet.program] = jax.jit(
                 denoising(supernet, self.pipeline.schedule)
             )
-        validator, weights = self._validators[supernet.program], self.weights(state, number)
+        validator = self._validators[supernet.program]
+        weights = supernet.lift(self.own_weights(network, number))
         data, size = self.held_out, self.recipe.training.batch
         losses = []
         for draw in range(VALIDATIONS):
@@ -302,12 +327,17 @@ class Performer:
 
     # Training.
 
-    def _train(self, state: State, task: Train, edited: Network) -> Outcome:
+    def train(self, task: Train, parent: Network, edited: Network) -> Outcome:
+        """Makes network `task.number`, `edited`, of its parent; goes on from its last checkpoint.
+
+        The parent's weights are read from the folder, and the network's are left there.
+        """
+        self._lifted = None  # Training needs the room.
         settings = self.recipe.training
         steps = _steps(settings, task)
         supernet = self.supernet(edited.supernet)
         trainer = self._trainer(supernet)
-        begin = supernet.lift(self._inherited(state, task))
+        begin = supernet.lift(self._inherited(task, parent))
         run = (trainer.start(begin), np.zeros(steps, np.float32))
         checkpoints = Checkpoints(self.folder / "training" / str(task.number))
         at, losses = checkpoints.latest(run) or run
@@ -337,10 +367,9 @@ class Performer:
         self._weights = {task.number: weights}
         return {"steps": steps, "losses": [round(float(x), 5) for x in _means(losses)]}
 
-    def _inherited(self, state: State, task: Train) -> Weights:
+    def _inherited(self, task: Train, parent: Network) -> Weights:
         """The parent's weights, carried through the actions."""
-        weights, spec = self.weights(state, task.parent), state.networks[task.parent].spec
-        weights = self.supernet(state.networks[task.parent].supernet).restrict(weights, spec)
+        weights, spec = self.own_weights(parent, task.parent), parent.spec
         for action in task.actions:
             weights = action.carry(spec, weights, Calibration(self.space.inputs)).weights
             spec = action.apply(spec)
@@ -372,6 +401,10 @@ class Performer:
             teacher=(supernet.lift(self.pipeline.unet), self.pipeline.spec),
             taught=taught,
         )
+
+
+def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    return all(a is b for a, b in zip(one, other, strict=True))
 
 
 def _check(recipe: Recipe, pipeline: Pipeline) -> None:

@@ -37,6 +37,7 @@ class Live:
         self._state: State | None = None
         self._how = "measured"
         self._seconds: dict[str, list[float]] = {}
+        self._ended = self._begun
 
     def __enter__(self) -> "Live":
         if self._console.is_terminal:
@@ -49,7 +50,7 @@ class Live:
 
     def begin(self, strategy: Evolution, state: State, known: Provenance, *, resumed: int) -> None:
         """Is told how far the search is, and how latencies are known."""
-        self._strategy, self._state = strategy, state
+        self._strategy, self._state, self._ended = strategy, state, time.monotonic()
         if known.method != Method.MEASURED:
             self._how = "predicted"
             self._print(f"no latency is measured here: {known}")
@@ -64,8 +65,10 @@ class Live:
     def advance(self, done: Done) -> None:
         """Takes note of a finished task."""
         self._state = done.state
-        kind = type(done.task).__name__
-        self._seconds.setdefault(kind, []).append(float(done.outcome["cost"]["seconds"]))
+        # From one end to the next, as several tasks may be under way.
+        now, kind = time.monotonic(), type(done.task).__name__
+        self._seconds.setdefault(kind, []).append(now - self._ended)
+        self._ended = now
         for line in self._lines(done):
             self._print(line)
         self._share = 0.0
@@ -146,18 +149,18 @@ class Live:
                     f"CLIP score of real pictures {real:.4f}, of the wrong prompts {wrong:.4f}; "
                     f"real pictures find their prompt among five {done.outcome['real_recall']:.0%}"
                 ]
+            case Score(_, removed) if "failed" in done.outcome:
+                return [f"    without {removed:<28} failed, so it stays: {done.outcome['failed']}"]
             case Score(number, removed):
                 mean = statistics.mean(done.outcome["cosines"])
                 if removed is None:
                     return [f"network {number}: score {mean:.4f}, R@5 {done.outcome['recall']:.0%}"]
-                whole = statistics.mean(state.scores[number, None])
+                whole = state.scores.get((number, None))  # It may yet be under way.
+                lost = "" if whole is None else f" ({mean - statistics.mean(whole):+.4f})"
                 spec = state.networks[number].spec
                 saved = strategy.predict(state, spec).ms
                 saved -= strategy.predict(state, Remove(removed).apply(spec)).ms
-                return [
-                    f"    without {removed:<28} score {mean:.4f} ({mean - whole:+.4f}), "
-                    f"{saved:.3f} ms less"
-                ]
+                return [f"    without {removed:<28} score {mean:.4f}{lost}, {saved:.3f} ms less"]
             case Evolve():
                 chosen = [f"{type(a).__name__.lower()} {a.block}" for a in actions(done.outcome)]
                 left = self._left(strategy.ask(state))

@@ -11,6 +11,7 @@ import tyro
 
 from latency_models.bench import Bench
 from nas import plugins
+from nas.executors import TRIES, Pool
 
 DEFAULT = "experiments.emoji.recipe:default"
 
@@ -105,6 +106,27 @@ class Search:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pools:
+    """What workers a search asks for; the result does not depend on it.
+
+    Workers of one pool are one kind, and equal pools are the same one. In this process there is one
+    worker, and of all this only `tries` matters.
+    """
+
+    scoring: Pool = Pool(workers=None, cpus=1.0)
+    """Sample and score pictures, a shard at a time."""
+    training: Pool = Pool()
+    """Train networks."""
+    measuring: Pool = Pool()
+    """Measure latency: the device must be at their host."""
+    tries: int = TRIES
+    """How often a call may kill its worker, overrun or raise before it is given up."""
+
+    def __post_init__(self) -> None:
+        _check(self, "one or more", tries=self.tries > 0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A search: a pipeline to shrink, pictures to train it on, prompts to score it with."""
 
@@ -123,6 +145,7 @@ class Recipe:
     """Seed of everything that is drawn."""
     held_out: Annotated[Callable[[], Pictures] | None, tyro.conf.Suppress] = None
     """Pictures not trained on, for validation losses; experiments ask for these."""
+    pools: Annotated[Pools, tyro.conf.Suppress] = Pools()
 
 
 def load(path: str) -> Recipe:

@@ -5,7 +5,9 @@ differences between two are paired and their noise is that of the difference alo
 """
 
 import dataclasses
+import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,8 +68,13 @@ class Evaluator:
         return self.model.image(weights, (scaled - self.mean) / self.deviation)
 
 
-# XLA's CPU backend runs the ops of one program one after another, few of which fill all cores.
-_WORKERS = os.cpu_count() if jax.default_backend() == "cpu" else 2
+Program = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def abreast() -> int:
+    """How many shards this process best scores at once: a shard uses one core of a CPU; on an
+    accelerator, one is read back while the next is computed."""
+    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 2
 
 
 class Inputs(NamedTuple):
@@ -81,8 +88,10 @@ class Inputs(NamedTuple):
 class Scorer:
     """Scores a supernet's architectures on a fixed set of prompts.
 
-    `batch` prompts are sampled at once; two prompts use one noise each, drawn from `seed` by the
-    prompt's position, so a prompt's picture does not depend on `batch`.
+    `batch` prompts are sampled at once, which makes a shard; two prompts use one noise each, drawn
+    from `seed` by the prompt's position, so a prompt's picture does not depend on `batch`. A shard
+    depends on nothing but its number, so shards may be scored anywhere, in any order. Threads may
+    score shards at once.
     """
 
     def __init__(
@@ -110,7 +119,8 @@ class Scorer:
             evaluator.embed_prompts(prompts),  # pyright: ignore[reportArgumentType]
         )
         self._unconditional: Conditioning = pipeline.unconditional
-        self._programs: dict[Supernet, Callable[..., tuple[jax.Array, jax.Array]]] = {}
+        self._programs: dict[Supernet, Program] = {}
+        self._compiling = threading.Lock()
 
     @property
     def noise(self) -> np.ndarray:
@@ -122,44 +132,49 @@ class Scorer:
         """The evaluator's embeddings of the prompts, `[prompts, projection]`."""
         return np.asarray(self._inputs.prompt)
 
+    @property
+    def shards(self) -> int:
+        """The number of shards."""
+        return len(self.prompts) // self._batch
+
     def pictures(
         self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray], *, count: int
     ) -> np.ndarray:
         """The first `count` pictures that are scored, `[count, height, width, 3]` in [-1, 1]."""
-        made = self._run(supernet, weights, keep, count)
+        made = self._run(supernet, weights, keep, math.ceil(count / self._batch))
         return np.concatenate([pixels for _, pixels in made])[:count]
 
     def embedded(
         self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray]
     ) -> Iterator[np.ndarray]:
         """Yields the evaluator's embeddings of the pictures, `[batch, projection]` at a time."""
-        for embedded, _ in self._run(supernet, weights, keep, len(self.prompts)):
+        for embedded, _ in self._run(supernet, weights, keep, self.shards):
             yield np.asarray(embedded)
 
     def _run(
-        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray], count: int
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray], shards: int
     ) -> Iterator[tuple[jax.Array, jax.Array]]:
-        if supernet not in self._programs:
-            self._programs[supernet] = self._compile(supernet)
-        program = self._programs[supernet]
+        with ThreadPoolExecutor(abreast()) as pool:
+            yield from pool.map(lambda n: self.shard(supernet, weights, keep, n), range(shards))
 
-        def run(start: int) -> tuple[jax.Array, jax.Array]:
-            part = jax.tree.map(lambda x: x[start : start + self._batch], self._inputs)
-            return jax.block_until_ready(
-                program(
-                    weights,
-                    keep,
-                    part,
-                    self._sampler,
-                    self._pipeline.vae,
-                    self._evaluator.weights,
-                )
-            )
+    def shard(
+        self, supernet: Supernet, weights: Weights, keep: Mapping[str, np.ndarray], number: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """The evaluator's embeddings of the pictures of shard `number`, `[batch, projection]`, and
+        the pictures, `[batch, height, width, 3]` in [-1, 1]."""
+        rows = self.rows(number)
+        part = jax.tree.map(lambda x: x[rows], self._inputs)
+        given = (weights, keep, part, self._sampler, self._pipeline.vae, self._evaluator.weights)
+        with self._compiling:  # Once, whichever thread comes first.
+            if supernet not in self._programs:
+                self._programs[supernet] = self._program(supernet).lower(*given).compile()
+        return jax.block_until_ready(self._programs[supernet](*given))
 
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            yield from pool.map(run, range(0, count, self._batch))
+    def rows(self, number: int) -> slice:
+        """The prompts of shard `number`."""
+        return slice(number * self._batch, (number + 1) * self._batch)
 
-    def _compile(self, supernet: Supernet) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def _program(self, supernet: Supernet) -> Any:
         autoencoder, evaluator = self._pipeline.autoencoder, self._evaluator
 
         @jax.jit

@@ -21,8 +21,8 @@ from latency_models.roofline import Roofline
 from latency_models.runtimes.onnxruntime import OnnxRuntime
 from latency_models.table import Table
 from nas import cli, describe, devices
-from nas.commands.search import Settings, evolution
-from nas.evolution import Evolution, Profile
+from nas.commands.search import Settings
+from nas.evolution import Evolution
 from nas.journal import Journal, read
 from nas.perform import Performer
 from nas.progress import Live
@@ -49,9 +49,7 @@ def run(*arguments: object) -> int:
 
 def profiled(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """What the first task of a search gives."""
-    performer = Performer(recipe, folder)
-    strategy = evolution(recipe.search, performer.space)
-    return dict(performer(strategy, strategy.init(), Profile()))
+    return dict(Performer(recipe, folder).profile())
 
 
 @pytest.fixture

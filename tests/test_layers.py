@@ -47,7 +47,9 @@ def test_imports_point_one_way(package):
     files = list((ROOT / package).rglob("*.py"))
     assert files
     for file in files:
-        found = wrong(file.read_text(), LAYERS[package])
+        # One module knows of Ray.
+        allowed = LAYERS[package] | ({"ray"} if file == ROOT / "nas" / "on_ray.py" else set())
+        found = wrong(file.read_text(), allowed)
         assert not found, f"{file.relative_to(ROOT)} may not import {found}"
 
 

@@ -3,19 +3,24 @@
 import dataclasses
 import itertools
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nas.commands.search import evolution
+from nas.conduct import in_process
 from nas.diffusion.pipeline import Pipeline
-from nas.evolution import Evolution, State
+from nas.evolution import Evolution, Outcome, Score, State
 from nas.journal import Journal
 from nas.perform import Performer
 from nas.recipe import Recipe, Search
-from nas.search import Perform, replay, search
+from nas.search import InTurn, Perform, replay, search, search_abreast
 from tests import tiny
 
 SPACE = tiny.unet_space(tiny.UNET)
@@ -24,8 +29,8 @@ STRATEGY = Evolution(SPACE, 0.7, group=3, rounds=3)
 FAKE = tiny.FakePerformer(SPACE, WORTH, noise=0.001, slower=1.05)
 
 
-class Killed(Exception):
-    pass
+class Killed(BaseException):
+    """As a signal would end it: nothing on the way out takes it for a failure."""
 
 
 def go_on(path: Path, performer: Perform = FAKE, tasks: int | None = None) -> bytes:
@@ -87,6 +92,82 @@ def test_every_task_is_in_the_journal_before_it_is_yielded(tmp_path):
             assert replay(STRATEGY, journal) == done.state
 
 
+class Shuffled:
+    """A crew of many, of whom any may be the next to end."""
+
+    def __init__(self, seed: int):
+        self._rng, self._started = np.random.default_rng(seed), {}
+        self.most = 0  # Tasks that were under way at once.
+
+    def start(self, strategy, state, task) -> Future[Outcome]:
+        future: Future[Outcome] = Future()
+        self._started[future] = (strategy, state, task)
+        return future
+
+    def wait(self, futures) -> None:
+        self.most = max(self.most, len(self._started))
+        for _ in range(int(self._rng.integers(1, 4))):
+            if self._started:
+                future = list(self._started)[self._rng.integers(len(self._started))]
+                future.set_result(FAKE(*self._started.pop(future)))
+
+
+@hypothesis.settings(max_examples=6)
+@given(st.integers(0, 10**6), st.integers(0, 60))
+def test_tasks_that_end_in_any_order_lead_to_the_same_state(tmp_path_factory, whole, seed, stopped):
+    path = tmp_path_factory.mktemp("shuffled") / "journal.jsonl"
+    crew = Shuffled(seed)
+    for crew, tasks in ((Shuffled(seed + 1), stopped), (crew, None)):
+        with Journal(path, {"seed": 0}) as journal:
+            for _ in itertools.islice(search_abreast(STRATEGY, crew, journal), tasks):
+                pass
+            found = replay(STRATEGY, journal)
+    (path.parent / "whole.jsonl").write_bytes(whole)
+    with Journal(path.parent / "whole.jsonl", {"seed": 0}) as journal:
+        assert replay(STRATEGY, journal) == found
+    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert stopped > 30 or crew.most > 3
+
+
+class Fickle:
+    """A strategy that asks for two tasks, and after the first for none."""
+
+    def init(self):
+        return ()
+
+    def ask(self, state):
+        return () if state else (Score(0), Score(0, "other"))
+
+    def tell(self, state, task, outcome):
+        return (*state, task)
+
+
+def test_a_task_that_is_no_longer_asked_for_is_cancelled(tmp_path):
+    crew, futures = InTurn(lambda *_: {}), []
+    start = crew.start
+    crew.start = lambda *given: futures.append(start(*given)) or futures[-1]  # pyright: ignore
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        found = list(search_abreast(Fickle(), crew, journal))  # pyright: ignore
+        assert [done.task for done in found] == [Score(0)] and len(journal) == 1
+    assert [future.cancelled() for future in futures] == [False, True]
+
+
+class Twice(InTurn):
+    """A crew of two who end at once, the first with an error."""
+
+    def wait(self, futures) -> None:
+        first, second = futures
+        first.set_exception(ValueError("it is torn"))
+        second.set_result({})
+
+
+def test_what_ended_beside_an_error_is_in_the_journal(tmp_path):
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        with pytest.raises(ValueError, match="it is torn"):
+            list(search_abreast(Fickle(), Twice(FAKE), journal))  # pyright: ignore
+        assert [task for task, _ in journal] == [Score(0, "other")]
+
+
 # The same with weights, pictures and training.
 
 
@@ -101,10 +182,11 @@ def steps(recipe: Recipe, folder: Path, *, kill: int = 10**6) -> State:
     performer = Performer(recipe, folder, watch)
     strategy = evolution(recipe.search, performer.space)
     with Journal(folder / "journal.jsonl", {}) as journal:
-        for _ in search(strategy, performer, journal):
+        conductor = in_process(performer)
+        for _ in search_abreast(strategy, conductor, journal):
             pass
         state = replay(strategy, journal)
-    performer.deliver(state)
+    conductor.deliver(state)
     return state
 
 
@@ -151,7 +233,7 @@ def test_a_search_killed_in_its_trainings_ends_with_the_same_weights(finished, t
 def test_a_finished_search_can_be_delivered_again(finished, tmp_path):
     recipe, folder, state = finished
     before = {p: p.read_bytes() for p in (folder / "pipeline").rglob("*") if p.is_file()}
-    Performer(recipe, folder).deliver(state)
+    in_process(Performer(recipe, folder)).deliver(state)
     assert {p: p.read_bytes() for p in before} == before
 
 
@@ -178,9 +260,9 @@ def test_a_search_is_delivered_when_all_of_its_pipeline_is_there(finished, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr("nas.diffusion.unet.write_weights", _die)
         with pytest.raises(Killed):
-            performer.deliver(state)
+            in_process(performer).deliver(state)
     assert not performer.delivered
-    performer.deliver(state)
+    in_process(performer).deliver(state)
     assert performer.delivered
     assert (
         Pipeline.load(tmp_path / "pipeline").unet.keys()

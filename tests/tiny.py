@@ -294,28 +294,30 @@ class FakePerformer:
     def __call__(self, strategy: Evolution, state: State, task: Task) -> Outcome:
         match task:
             case Profile():
-                return self._profile()
+                return self.profile()
             case Reference():
                 return {"real": [1.0], "mismatched": [0.0], "real_recall": 1.0}
             case Train():
                 return {"steps": 1, "losses": [1.0]}
             case Score(number, removed):
                 spec = state.networks[number].spec
-                return {"cosines": self._cosines(without(spec, removed) if removed else spec)}
+                return {"cosines": self.cosines(without(spec, removed) if removed else spec)}
             case Validate():
                 return {"loss": 1.0}
             case Evolve(number):
                 return strategy.decide(state, number)
             case Measure(number):
-                found, seed = state.networks[number].spec, self.space.seed
-                return {
-                    "ms": self.slower * predicted_ms(self.space, found),
-                    "std": 0.0,
-                    "seed_ms": predicted_ms(self.space, seed),
-                    "seed_std": 0.0,
-                }
+                return self.measure(state.networks[number].spec)
 
-    def _profile(self) -> Outcome:
+    def measure(self, spec: UNetSpec) -> Outcome:
+        return {
+            "ms": self.slower * predicted_ms(self.space, spec),
+            "std": 0.0,
+            "seed_ms": predicted_ms(self.space, self.space.seed),
+            "seed_std": 0.0,
+        }
+
+    def profile(self) -> Outcome:
         seed = self.space.seed
         specs = [seed, *(copy.apply(seed) for copy in self.space.copies(seed))]
         wanted = [c for spec in specs for c in calls(lower(spec), self.space.inputs).values()]
@@ -328,7 +330,7 @@ class FakePerformer:
             ],
         }
 
-    def _cosines(self, spec: UNetSpec) -> list[float]:
+    def cosines(self, spec: UNetSpec) -> list[float]:
         rng = np.random.default_rng([len(block.name) for block in spec.blocks])
         total = sum(self._worth(block.name) for block in spec.blocks)
         return [float(total + self.noise * x) for x in rng.standard_normal(self.prompts)]

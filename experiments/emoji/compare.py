@@ -30,6 +30,7 @@ import tyro
 
 from experiments.emoji.recipe import default
 from latency_models.bench import CACHE, NETWORKS, LocalBench
+from nas.conduct import in_process
 from nas.evolution import (
     Evolution,
     Evolve,
@@ -48,7 +49,7 @@ from nas.evolution import (
 from nas.journal import Journal, read
 from nas.perform import Performer
 from nas.recipe import Recipe, Search
-from nas.search import replay, search
+from nas.search import replay, search_abreast
 from search_spaces.actions import Copy, Remove
 
 Edits = tuple[Remove | Copy, ...]
@@ -165,7 +166,9 @@ def profiled(folder: Path) -> Outcome:
     performer = Performer(recipe, folder)
     with Journal(folder / "journal.jsonl", _header(recipe)) as journal:
         if not len(journal):
-            next(search(_evolution(performer, recipe.search), performer, journal))
+            next(
+                search_abreast(_evolution(performer, recipe.search), in_process(performer), journal)
+            )
         _, outcome = next(iter(journal))
         return outcome
 
@@ -201,7 +204,9 @@ def searched(recipe: Recipe, folder: Path, first: Path, profile: Outcome) -> Edi
     with Journal(folder / "journal.jsonl", _header(recipe)) as journal:
         shared(journal, folder, first, profile, (Reference, Score, Train))
         state = replay(strategy, journal)
-        for done in () if _finished(state) else search(strategy, performer, journal):
+        for done in (
+            () if _finished(state) else search_abreast(strategy, in_process(performer), journal)
+        ):
             print(f"{folder}: {done.task}", flush=True)
             state = done.state
             if _finished(state):
@@ -240,7 +245,7 @@ def selected(
     with Journal(folder / "journal.jsonl", _header(recipe)) as journal:
         shared(journal, folder, first, profile, (Train,))
         state = replay(strategy, journal)
-        for done in search(strategy, performer, journal):
+        for done in search_abreast(strategy, in_process(performer), journal):
             print(f"{folder}: {done.task}", flush=True)
             state = done.state
     return state, list(choices(evolution, state))

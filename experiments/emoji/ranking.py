@@ -18,10 +18,11 @@ import tyro
 from scipy.stats import spearmanr
 
 from experiments.emoji.recipe import default
+from nas.conduct import in_process
 from nas.evolution import Evolution, Network, Outcome, Score, State, Task, Train
 from nas.journal import Journal
 from nas.perform import Performer
-from nas.search import replay, search
+from nas.search import replay, search_abreast
 from search_spaces.actions import Remove
 from search_spaces.unet_space import UNetSpace
 
@@ -107,7 +108,7 @@ def lost(
     }
     header = {"pipeline": str(recipe.pipeline), "seed": recipe.seed, "settings": settings}
     with Journal(folder / "journal.jsonl", header) as journal:
-        for done in search(strategy, performer, journal):
+        for done in search_abreast(strategy, in_process(performer), journal):
             print(f"{folder.name}: {done.task}", flush=True)
         state = replay(strategy, journal)
     whole, recovered = (np.array(state.scores[number, None]) for number in (1, 2))

@@ -1,9 +1,13 @@
 """`nas search [RECIPE]`: runs a search, or goes on with it."""
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import jax
 import tyro
 
 from latency_models.bench import Bench, LocalBench
@@ -11,18 +15,22 @@ from latency_models.provenance import Provenance
 from latency_models.runtimes import CACHE
 from nas import devices
 from nas import recipe as recipes
+from nas.conduct import Conductor, in_process
 from nas.devices import RuntimeName
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
+from nas.executors import Executor
 from nas.journal import Journal
 from nas.perform import Performer
 from nas.progress import Live
-from nas.recipe import Recipe, Sampling, Search, Training
+from nas.recipe import Pools, Recipe, Sampling, Search, Training
 from nas.report import page
 from nas.report.story import Story
-from nas.search import replay, search
+from nas.search import replay, search_abreast
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
+
+OF_RECIPE = ("pipeline", "evaluator", "search", "sampling", "training", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +54,26 @@ class Settings:
     latency model in a folder; by default they are measured here."""
     runtime: RuntimeName | None = None
     """What networks are measured by here; by default what the recipe says."""
+    on: Literal["here", "ray"] = "here"
+    """Where work is done: in this process, or by workers in processes of Ray."""
+    address: str | None = None
+    """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
+    workers: int | None = None
+    """Workers on Ray that score; by default what the recipe says, or as many as there is room for.
+    """
+
+    def __post_init__(self) -> None:
+        if self.on == "here" and (self.address, self.workers) != (None, None):
+            raise ValueError("--address and --workers are for --on ray")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be one or more")
 
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
-        changed = {name: getattr(self, name) for name in _SET}
+        changed = {name: getattr(self, name) for name in OF_RECIPE}
+        if self.workers is not None:
+            scoring = dataclasses.replace(recipe.pools.scoring, workers=self.workers)
+            changed["pools"] = dataclasses.replace(recipe.pools, scoring=scoring)
         return dataclasses.replace(recipe, **changed, bench=self.bench(recipe.bench))
 
     def bench(self, default: Bench) -> Bench:
@@ -86,17 +110,13 @@ class Settings:
         }
 
 
-# The settings that are a recipe's, too.
-_SET = {f.name for f in dataclasses.fields(Settings)} & {f.name for f in dataclasses.fields(Recipe)}
-
-
 def run(arguments: list[str]) -> int:
     named = bool(arguments) and not arguments[0].startswith("-")
     path = arguments[0] if named else recipes.DEFAULT
     recipe = recipes.load(path)
     default = Settings(
         Path("runs") / path.rpartition(":")[2],
-        **{name: getattr(recipe, name) for name in _SET},
+        **{name: getattr(recipe, name) for name in OF_RECIPE},
     )
     settings = tyro.cli(
         Settings, default=default, args=arguments[named:], prog=f"nas search {path}"
@@ -104,22 +124,54 @@ def run(arguments: list[str]) -> int:
     return _search(settings, path, settings.over(recipe))
 
 
+def performer(path: str, settings: Settings) -> Performer:
+    """What a worker is: a performer for the recipe at an import path, with these settings."""
+    return Performer(settings.over(recipes.load(path)), settings.out)
+
+
+@contextlib.contextmanager
+def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Performer] | None]:
+    """The workers that the settings ask for, which end with this; none in this process.
+
+    It comes before JAX starts: Ray's processes are forked, which must not be done beside threads.
+    """
+    if settings.on == "here":
+        yield None
+        return
+    from nas.on_ray import OnRay
+
+    # The accelerators are the workers'; this process only reads and writes weights.
+    jax.config.update("jax_platforms", "cpu")
+    # Workers have another working directory.
+    folders = {
+        name: getattr(settings, name).absolute() for name in ("out", "pipeline", "evaluator")
+    }
+    make = functools.partial(performer, path, dataclasses.replace(settings, **folders))
+    cpus = pools.scoring.workers
+    with OnRay(make, address=settings.address, cpus=cpus, tries=pools.tries) as ray:
+        yield ray
+
+
 def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
     live = Live()
-    performer = Performer(recipe, settings.out, live.watch)
-    strategy = evolution(recipe.search, performer.space)
-    with Journal(settings.out / "journal.jsonl", settings.header(path, recipe)) as journal, live:
-        _same_device(journal, recipe)
-        state = replay(strategy, journal)
-        if not strategy.ask(state) and performer.delivered:
-            return _already_finished(settings.out, strategy)
-        live.begin(strategy, state, recipe.bench.provenance, resumed=len(journal))
-        for done in search(strategy, performer, journal):
-            state = done.state
-            live.advance(done)
-        live.watch("pictures and report", 0.0)
-        performer.deliver(state)
+    with workers(path, settings, recipe.pools) as there:
+        ours = Performer(recipe, settings.out, live.watch)
+        conductor = Conductor(ours, there) if there else in_process(ours)
+        strategy = evolution(recipe.search, ours.space)
+        header = settings.header(path, recipe)
+        with Journal(settings.out / "journal.jsonl", header) as journal, live:
+            state = replay(strategy, journal)
+            if not strategy.ask(state) and ours.delivered:
+                return _already_finished(settings.out, strategy)
+            known = conductor.provenance()
+            _same_device(journal, known)
+            live.begin(strategy, state, known, resumed=len(journal))
+            for done in search_abreast(strategy, conductor, journal):
+                state = done.state
+                live.advance(done)
+            live.watch("pictures and report", 0.0)
+            conductor.deliver(state)
     story = Story.read(settings.out, strategy)
     page.write(story)
     print(f"\n{page.summary(story)}\n")
@@ -137,12 +189,12 @@ def form(spec: UNetSpec) -> str:
     return f"\nThe U-Net is in our own form, as diffusers cannot express it:\n  {said}"
 
 
-def _same_device(journal: Journal, recipe: Recipe) -> None:
+def _same_device(journal: Journal, here: Provenance) -> None:
     """Raises `ValueError` if the journal's latencies are another device's."""
     there = next((found for task, found in journal if isinstance(task, Profile)), None)
     if there is None:
         return
-    differing = recipe.bench.provenance.differences(Provenance.from_json(there["provenance"]))
+    differing = here.differences(Provenance.from_json(there["provenance"]))
     if differing:
         shown = "; ".join(differing)
         raise ValueError(

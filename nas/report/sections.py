@@ -310,6 +310,8 @@ def _round(story: Story, index: int) -> str:
                 "" if action is None else "copied" if isinstance(action, Copy) else "removed",
             )
         )
+    for block in decision.get("failed", ()):
+        rows.append((block, "failed", "—", "—", "stays: " + story.state.failed[number, block]))
     head = ("block", "ΔCLIP", "Δlatency, ms", "value, 1/s", "")
     chosen = [row[0] in done for row in rows]
     return (

@@ -370,7 +370,7 @@ class Story:
 
     def images(self) -> int:
         """Pictures that were generated to be scored."""
-        return sum(len(outcome["cosines"]) for _, outcome in self.outcomes(Score))
+        return sum(len(outcome.get("cosines", ())) for _, outcome in self.outcomes(Score))
 
 
 def kind(call: Call) -> str:

@@ -1,0 +1,189 @@
+"""Performs tasks with an executor: cuts them into calls, and puts together what comes back.
+
+The calls of a task are independent, and their results are put together in the order of the calls,
+so an outcome is the same to the bit however many workers there were and whichever ended first.
+"""
+
+import math
+import time
+from collections.abc import Collection
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+
+from latency_models.provenance import Provenance
+from nas.evolution import (
+    Evolution,
+    Evolve,
+    Measure,
+    Network,
+    Outcome,
+    Profile,
+    Reference,
+    Score,
+    State,
+    Task,
+    Train,
+    Validate,
+)
+from nas.executors import Executor, Failed, Here, Pool, Shared, ended, together
+from nas.perform import SHOWN, Cost, Embedded, Performer, costed, recall
+from nas.scoring import abreast
+
+
+class Conductor:
+    """Has tasks performed by the executor's workers, which are performers as `performer` is.
+
+    `performer` itself, of this process, reads weights from the folder and writes the result. A
+    worker scores `abreast` shards at once, and is said to spend so much less time on each.
+    """
+
+    def __init__(self, performer: Performer, executor: Executor[Performer], *, abreast: int = 1):
+        self.performer, self._executor, self._abreast = performer, executor, abreast
+        self._pools = performer.recipe.pools
+        self._sent: tuple[int, Shared[Any]] | None = None  # The newest weights, and whose.
+
+    def start(self, strategy: Evolution, state: State, task: Task) -> Future[Outcome]:
+        """Has `task` performed. The outcome says under "cost" what it took, which may differ from
+        run to run.
+
+        A candidate that cannot be scored has an outcome too, which says why under "failed": it
+        killed a worker or overran the deadline as often as is allowed, or its score is no number.
+        """
+        pools = self._pools
+        match task:
+            case Profile():
+                return self._one(task, pools.measuring, Performer.profile)
+            case Measure(number):
+                return self._one(
+                    task, pools.measuring, Performer.measure, state.networks[number].spec
+                )
+            case Reference():
+                return self._one(task, pools.scoring, Performer.reference)
+            case Train(_, parent):
+                networks = (state.networks[parent], strategy.edited(state, task))
+                return self._one(task, pools.training, Performer.train, task, *networks)
+            case Validate(number):
+                network = state.networks[number]
+                return self._one(task, pools.training, Performer.validate, network, number)
+            case Score():
+                return self._score(state, task)
+            case Evolve(number):
+                begun = time.perf_counter()
+                decision = strategy.decide(state, number)
+                return ended(_with_cost(decision, [Cost(time.perf_counter() - begun, 0, 0.0)]))
+
+    def wait(self, futures: Collection[Future[Outcome]]) -> None:
+        """Returns when one of the futures is done."""
+        while not any(future.done() for future in futures):
+            self._executor.wait()
+
+    def provenance(self) -> Provenance:
+        """What latencies are measured on: the measuring workers' device and software."""
+        call = self._executor.submit(self._pools.measuring, Performer.provenance)
+        while not call.done():
+            self._executor.wait()
+        return call.result()
+
+    def deliver(self, state: State) -> None:
+        """Writes pictures before and after, then the pipeline with the search's last network."""
+        self.performer.deliver(state, self._pictures)
+
+    def _one(self, task: Task, pool: Pool, method: Any, *arguments: Any) -> Future[Outcome]:
+        """A task that is one call."""
+        call = self._executor.submit(pool, costed, method, *arguments)
+        return together([_clear(task, call)], lambda parts: _with_cost(parts[0][0], [parts[0][1]]))
+
+    def _score(self, state: State, task: Score) -> Future[Outcome]:
+        network = state.networks[task.number]
+        given = (network, self._weights(network, task.number), task.removed)
+        calls = [
+            self._executor.submit(self._pools.scoring, costed, Performer.embedded, *given, shard)
+            for shard in range(self._shards)
+        ]
+        for call in calls:
+            call.add_done_callback(lambda _: self._follow(calls))
+        return _clear(task, together(calls, self._scored))
+
+    def _scored(self, parts: list[tuple[Embedded, Cost]]) -> Outcome:
+        """The outcome of a score, of its shards in order."""
+        found, costs = zip(*parts, strict=True)
+        images, prompts = (np.concatenate(rows) for rows in zip(*found, strict=True))
+        cosines = (images * prompts).sum(-1)
+        wrong = int((~np.isfinite(cosines)).sum())
+        if wrong:
+            raise Failed(f"its score is no number for {wrong} of {len(cosines)} prompts")
+        outcome = {"cosines": [float(c) for c in cosines], "recall": recall(images, prompts)}
+        return _with_cost(outcome, [c._replace(seconds=c.seconds / self._abreast) for c in costs])
+
+    def _follow(self, calls: list[Future[Any]]) -> None:
+        self.performer.watch("score", sum(call.done() for call in calls) / len(calls))
+
+    def _weights(self, network: Network, number: int) -> Shared[Any] | None:
+        """The weights of network `number` for calls, sent once; `None` for the seed's."""
+        if number == 0:
+            return None
+        if self._sent is None or self._sent[0] != number:
+            own = jax.tree.map(np.asarray, self.performer.own_weights(network, number))
+            self._sent = (number, self._executor.share(own))
+        return self._sent[1]
+
+    @property
+    def _shards(self) -> int:
+        sampling = self.performer.recipe.sampling
+        return sampling.prompts // sampling.batch
+
+    def _pictures(self, network: Network, number: int) -> np.ndarray:
+        """The first pictures of network `number`."""
+        weights = self._weights(network, number)
+        wanted = math.ceil(SHOWN / self.performer.recipe.sampling.batch)
+        calls = [
+            self._executor.submit(self._pools.scoring, Performer.pictures, network, weights, shard)
+            for shard in range(min(wanted, self._shards))
+        ]
+        while not all(call.done() for call in calls):
+            self._executor.wait()
+        return np.concatenate([call.result() for call in calls])[:SHOWN]
+
+
+def in_process(performer: Performer) -> Conductor:
+    """Performs tasks in this process, shards of scores several at once."""
+    threads = abreast()
+    executor = Here(performer, threads=threads, tries=performer.recipe.pools.tries)
+    return Conductor(performer, executor, abreast=threads)
+
+
+def _with_cost(outcome: Outcome, costs: list[Cost]) -> Outcome:
+    seconds, compiles, compile_seconds = (sum(column) for column in zip(*costs, strict=True))
+    cost = {
+        "seconds": round(seconds, 3),
+        "compiles": compiles,
+        "compile_seconds": round(compile_seconds, 3),
+    }
+    return {**outcome, "cost": cost}
+
+
+def _clear(task: Task, future: Future[Any]) -> Future[Any]:
+    """`future`, where a call that failed for good is the outcome of a candidate, as a search can
+    do without it, and otherwise an error that says which task cannot be performed."""
+    found: Future[Any] = Future()
+
+    def note(_: Future[Any]) -> None:
+        if future.cancelled() or found.done():
+            found.cancel()
+            return
+        error = future.exception()
+        if error is None:
+            found.set_result(future.result())
+        elif not isinstance(error, Failed):
+            found.set_exception(error)
+        elif isinstance(task, Score) and task.removed is not None:
+            found.set_result({"failed": str(error), "cost": {"seconds": 0.0}})
+        else:
+            found.set_exception(ValueError(f"{task} cannot be performed: {error}"))
+
+    found.add_done_callback(lambda _: future.cancel())
+    future.add_done_callback(note)
+    return found

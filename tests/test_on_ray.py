@@ -1,0 +1,192 @@
+"""Workers in real processes of Ray, which are killed, hang and are lost with their nodes."""
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from nas.executors import Failed, Pool
+from nas.on_ray import OnRay
+from nas.testing.executors import TRIES, ExecutorLaws, Tally, calls, finish
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+PAIR = Pool(workers=2)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture(scope="class")
+def shared_executor(cluster) -> Iterator[OnRay[Tally]]:
+    with OnRay(Tally, address=cluster.address, tries=TRIES) as executor:
+        yield executor
+
+
+class TestOnRay(ExecutorLaws):
+    @pytest.fixture
+    def executor(self, shared_executor):
+        return shared_executor
+
+
+class Diary:
+    """A worker that writes down every call it begins and ends, in a folder that all see."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def write(self, what: str, number: int) -> None:
+        name = f"{what}-{number}-{os.getpid()}-{time.monotonic_ns()}"
+        (self.folder / name).touch()
+
+
+@pytest.fixture
+def on_ray(cluster, tmp_path) -> Iterator[OnRay[Diary]]:
+    with OnRay(functools.partial(Diary, tmp_path), address=cluster.address, tries=TRIES) as found:
+        yield found
+
+
+def noted(folder: Path, what: str) -> list[tuple[int, int]]:
+    """The number and the process of every call that was begun, or ended, oldest first."""
+    names = [path.name.split("-") for path in folder.glob(f"{what}-*")]
+    return [(int(n), int(pid)) for _, n, pid, at in sorted(names, key=lambda name: int(name[3]))]
+
+
+def plod(diary: Diary, number: int) -> int:
+    diary.write("begun", number)
+    time.sleep(0.5)
+    diary.write("ended", number)
+    return number**2
+
+
+def perish(diary: Diary, number: int) -> None:
+    diary.write("begun", number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(diary: Diary, number: int, times: int) -> int:
+    """Hangs so many times."""
+    diary.write("begun", number)
+    if len(noted(diary.folder, "begun")) <= times:
+        time.sleep(10**6)
+    return number
+
+
+def begun(executor: OnRay[Any], folder: Path, count: int) -> list[tuple[int, int]]:
+    """Waits until so many calls were begun."""
+    while len(found := noted(folder, "begun")) < count:
+        executor.step()
+    return found
+
+
+def test_the_calls_of_a_killed_worker_go_to_others_and_no_other_is_repeated(on_ray, tmp_path):
+    futures = [on_ray.submit(PAIR, plod, n) for n in range(8)]
+    number, victim = begun(on_ray, tmp_path, 4)[-1]
+    os.kill(victim, signal.SIGKILL)
+    assert finish(on_ray, futures) == [n**2 for n in range(8)]
+    ended = [n for n, _ in noted(tmp_path, "ended")]
+    assert sorted(ended) == list(range(8))
+    again = [n for n, _ in noted(tmp_path, "begun")]
+    assert sorted(again) == sorted([*range(8), number])
+
+
+def test_a_call_that_kills_its_workers_is_given_up_and_the_others_go_on(on_ray, tmp_path):
+    futures = [on_ray.submit(PAIR, plod, n) for n in range(3)]
+    poison = on_ray.submit(PAIR, perish, 99)
+    futures += [on_ray.submit(PAIR, plod, n) for n in range(3, 6)]
+    assert finish(on_ray, futures) == [n**2 for n in range(6)]
+    with pytest.raises(Failed, match=f"tried {TRIES} times: its worker's process died"):
+        finish(on_ray, [poison])
+    assert [n for n, _ in noted(tmp_path, "begun")].count(99) == TRIES
+
+
+def test_a_worker_that_hangs_is_replaced_after_the_deadline(on_ray, tmp_path):
+    hurried = Pool(workers=1, deadline=2.0)
+    assert finish(on_ray, [on_ray.submit(hurried, hang, 5, TRIES - 1)]) == [5]
+    with pytest.raises(Failed, match="not ended after the 2 s that a call may take"):
+        finish(on_ray, [on_ray.submit(hurried, hang, 5, 10**6)])
+    pids = {pid for _, pid in noted(tmp_path, "begun")}
+    assert len(pids) == 2 * TRIES - 1
+
+
+def test_a_worker_that_is_stopped_is_replaced_after_the_deadline(on_ray, tmp_path):
+    """As by a machine that has frozen: the process answers nobody."""
+    hurried = Pool(workers=1, deadline=4.0)
+    future = on_ray.submit(hurried, plod, 3)
+    (_, pid) = begun(on_ray, tmp_path, 1)[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert finish(on_ray, [future]) == [9]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_lost_node_is_not_held_against_its_calls(cluster, tmp_path):
+    """With a single try, a call outlives any number of preempted nodes."""
+    spot = Pool(workers=2, resources={"spot": 1.0})
+    make = functools.partial(Diary, tmp_path)
+    lost = cluster.add_node(num_cpus=1, resources={"spot": 2})
+    with OnRay(make, address=cluster.address, tries=1) as executor:
+        futures = [executor.submit(spot, plod, n) for n in range(6)]
+        begun(executor, tmp_path, 3)
+        cluster.remove_node(lost, allow_graceful=False)
+        cluster.add_node(num_cpus=1, resources={"spot": 2})
+        assert finish(executor, futures) == [n**2 for n in range(6)]
+    ended = [n for n, _ in noted(tmp_path, "ended")]
+    assert sorted(set(ended)) == list(range(6))
+
+
+def wrong(folder: Path) -> Diary:
+    raise ValueError(f"no folder {folder}")
+
+
+def test_a_worker_that_cannot_be_made_is_a_clear_error(cluster):
+    make = functools.partial(wrong, Path("there"))
+    with (
+        OnRay(make, address=cluster.address) as executor,
+        pytest.raises(ValueError, match="no folder there"),
+    ):
+        finish(executor, [executor.submit(PAIR, plod, 1)])
+
+
+def test_what_the_cluster_lacks_is_named(cluster, monkeypatch, tmp_path):
+    monkeypatch.setattr("nas.on_ray.START", 2.0)
+    make = functools.partial(Diary, tmp_path)
+    with (
+        OnRay(make, address=cluster.address, tries=1) as executor,
+        pytest.raises(ValueError, match=r"no worker could be .*asks for \{'GPU': 3.0\}, and the"),
+    ):
+        finish(executor, [executor.submit(Pool(gpus=3.0), plod, 1)])
+
+
+def environment(_: Tally) -> dict[str, str]:
+    return dict(os.environ)
+
+
+def test_platform_and_threads_are_set_before_jax_starts(cluster, monkeypatch):
+    monkeypatch.setenv("NPROC", "7")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_onednn=false")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # The driver's is not the workers'.
+    with OnRay(Tally, address=cluster.address) as executor:
+        pools = [Pool(), Pool(platform="tpu")]
+        found = finish(executor, [executor.submit(pool, environment) for pool in pools])
+    assert [there["JAX_PLATFORMS"] for there in found] == ["cpu", "tpu"]
+    assert {there["NPROC"] for there in found} == {"7"}
+    assert {there["XLA_FLAGS"] for there in found} == {"--xla_cpu_use_onednn=false"}
+
+
+def test_idle_workers_make_room_for_a_pool_that_needs_what_they_hold(cluster):
+    pools = [Pool(cpus=3.0), Pool(cpus=2.0)]
+    with OnRay(Tally, address=cluster.address) as executor:
+        for pool in (*pools, pools[0]):
+            assert finish(executor, [executor.submit(pool, calls, "")])[0][1] == 1

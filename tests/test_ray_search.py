@@ -1,0 +1,190 @@
+"""A search on Ray ends as it does in one process, whatever is killed on the way."""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from nas.diffusion.pipeline import Pipeline
+from nas.evolution import Score, State, Task
+from nas.executors import Here
+from nas.journal import read
+from nas.on_ray import OnRay
+from tests import tiny
+from tests.conftest import CACHE
+from tests.fake_workers import FakeWorker, Trouble, entries, go_on
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+POISON, HANGING, NO_NUMBER = tiny.REMOVABLE[1], tiny.REMOVABLE[4], tiny.REMOVABLE[6]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    yield found
+    found.shutdown()
+
+
+def on_ray(cluster: Cluster, folder: Path, **settings: Any) -> State:
+    make = functools.partial(FakeWorker, **settings)
+    ours = FakeWorker(**{name: x for name, x in settings.items() if name != "registry"})
+    tries = ours.recipe.pools.tries
+    with OnRay(make, address=cluster.address, tries=tries) as executor:
+        return go_on(folder, executor, ours)
+
+
+def here(folder: Path, trouble: Trouble) -> State:
+    worker = FakeWorker(trouble)
+    with Here(worker, tries=1) as executor:
+        return go_on(folder, executor, worker)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[dict[Task, Any], State]:
+    """The entries and the last state of a search in one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    state = here(folder, Trouble())
+    return entries(folder), state
+
+
+def test_two_workers_find_what_one_process_does(cluster, whole, tmp_path):
+    state = on_ray(cluster, tmp_path)
+    assert (entries(tmp_path), state) == whole
+
+
+@contextlib.contextmanager
+def killing(registry: Path, times: int) -> Iterator[list[int]]:
+    """Kills workers at random moments, so many times in all; yields which were killed."""
+    registry.mkdir()
+    rng, killed, over = np.random.default_rng(0), [], threading.Event()
+
+    def kill() -> None:
+        while len(killed) < times and not over.wait(rng.uniform(0.5, 3.0)):
+            ours = {process.pid for process in psutil.Process().children(recursive=True)}
+            found = sorted(ours & {int(path.name) for path in registry.iterdir()})
+            if found:
+                killed.append(int(rng.choice(found)))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(killed[-1], signal.SIGKILL)
+                (registry / str(killed[-1])).unlink()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_workers_killed_at_random_change_nothing(cluster, whole, tmp_path):
+    registry = tmp_path / "workers"
+    with killing(registry, times=5) as killed:
+        state = on_ray(cluster, tmp_path, seconds=0.1, tries=20, registry=registry)
+    assert len(killed) >= 3
+    assert (entries(tmp_path), state) == whole
+
+
+def test_candidates_that_kill_or_hang_or_score_no_number_are_done_without(cluster, tmp_path):
+    trouble = Trouble(poison=(POISON,), hanging=(HANGING,), no_number=(NO_NUMBER,))
+    state = on_ray(cluster, tmp_path / "ray", trouble=trouble, deadline=3.0)
+    reasons = {(block, why.split("; ")[0]) for (_, block), why in state.failed.items()}
+    assert reasons == {
+        (POISON, "tried 2 times: its worker's process died"),
+        (HANGING, "tried 2 times: it had not ended after the 3 s that a call may take"),
+        (NO_NUMBER, "its score is no number for 4 of 8 prompts"),
+    }
+    # Everything else is as if all three had just been without a score.
+    same = here(tmp_path / "here", Trouble(no_number=(POISON, HANGING, NO_NUMBER)))
+    assert (state.networks, state.scores) == (same.networks, same.scores)
+    assert state.failed.keys() == same.failed.keys()
+
+
+# A cluster that was started for a search ends with it.
+
+
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that still run after so many seconds."""
+    until = time.monotonic() + seconds
+    while (left := [p for p in processes if runs(p)]) and time.monotonic() < until:
+        time.sleep(0.2)
+    return left
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it runs; one that is dead may wait for its parent to take note."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def lines(folder: Path) -> int:
+    path = folder / "journal.jsonl"
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_search_goes_on_after_its_process_was_killed_and_leaves_nothing(whole, tmp_path, number):
+    command = [sys.executable, "-m", "tests.fake_workers", str(tmp_path)]
+    with subprocess.Popen(command) as process:
+        while lines(tmp_path) < 12:
+            assert process.poll() is None
+            time.sleep(0.05)
+        before, ours = lines(tmp_path), family(process)
+        assert sum("raylet" in found.name() for found in ours) == 1
+        process.send_signal(number)
+        assert process.wait(timeout=120) != 0
+    assert not alive(ours, 180)  # Agents of Ray give up its head after a minute.
+    done = entries(tmp_path)
+    assert before - 1 <= len(done) < len(whole[0])
+    assert subprocess.run(command, check=False).returncode == 0
+    assert entries(tmp_path) == whole[0]
+    assert list(entries(tmp_path))[: len(done)] == list(done)
+
+
+# All of it, with weights and pictures.
+
+
+@pytest.fixture
+def models(folders, monkeypatch) -> None:
+    monkeypatch.setenv("NAS_TEST_MODELS", str(folders.pipeline.parent))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def outcomes(folder: Path) -> dict[Task, Any]:
+    _, found = read(folder / "journal.jsonl")
+    return {task: {k: x for k, x in outcome.items() if k != "cost"} for task, outcome in found}
+
+
+def test_the_command_makes_the_same_pipeline_on_ray_as_in_one_process(models, tmp_path, capfd):
+    for out, where in (("here", []), ("ray", ["--on", "ray", "--workers", "2"])):
+        arguments = ["search", "tests.cli_recipe:recipe", "--out", str(tmp_path / out), *where]
+        done = subprocess.run([sys.executable, "-m", "nas", *arguments], check=False)
+        assert done.returncode == 0, capfd.readouterr()
+    one, other = (outcomes(tmp_path / out) for out in ("here", "ray"))
+    assert one == other and sum(isinstance(task, Score) for task in one) > 10
+    nets = [Pipeline.load(tmp_path / out / "pipeline").unet for out in ("here", "ray")]
+    assert nets[0].keys() == nets[1].keys()
+    assert all(np.array_equal(nets[0][name], nets[1][name]) for name in nets[0])
+    for name in ("before.png", "after.png"):
+        pictures = [(tmp_path / out / "pictures" / name).read_bytes() for out in ("here", "ray")]
+        assert pictures[0] == pictures[1]
