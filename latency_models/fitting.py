@@ -109,8 +109,8 @@ def _fitted(
     return calibrate.fit(model, parts, kinds=len(networks) >= _SHOW_KINDS * len(kinds))
 
 
-# Networks from which on starts are looked for, and, for each kind of op, factors of kinds: with
-# half as many those fitted well what they were fitted on and networks left out worse.
+# Networks from which on starts are looked for, and, for each kind of op, factors of kinds: with few
+# networks these fit noise.
 _SHOW_STARTS, _SHOW_KINDS = 8, 6
 
 

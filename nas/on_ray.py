@@ -44,7 +44,11 @@ class Host(Generic[W]):
         self._kept: tuple[Any, Any] = (None, None)  # Which shared value is the newest, and it.
 
     def start(self) -> str:
-        """Makes the worker; returns the node it is on."""
+        """Makes the worker; returns the node it is on.
+
+        What makes it came from the process that runs the search, as every call does, and never
+        from a file.
+        """
         self._worker: W = cloudpickle.loads(self._make)()
         return ray.get_runtime_context().get_node_id()
 
