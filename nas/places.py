@@ -10,8 +10,10 @@ import dataclasses
 import functools
 import inspect
 import os
+import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -189,6 +191,35 @@ def write_whole(target: Place, content: bytes) -> None:
         _replace(target, content)
     else:
         target.write_bytes(content)
+
+
+def publish(target: Place, last: str, make: Callable[[Path], object]) -> None:
+    """Has `make` write a folder that is then at `target`, in place of what was there.
+
+    It is whole once the file `last` is there: a folder of this machine is renamed, and of another
+    that file is written last.
+    """
+    if isinstance(target, Path):
+        draft = target.with_name(f".{target.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        make(draft)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / target.name
+        make(made)
+        names = files(made)
+        target.remove()
+        target.upload(made, [name for name in names if name != last])
+        target.upload(made, [last])
+
+
+def files(folder: Path) -> list[str]:
+    """The files in a folder, by their paths in it, sorted."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def _replace(path: Path, content: bytes) -> None:
