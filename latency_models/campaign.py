@@ -3,6 +3,7 @@
 Killed at any moment, the same campaign goes on with what is missing.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,18 @@ YARDSTICKS, _YARDSTICK_MS = 4, (2.0, 50.0)
 """Calls that were measured before, measured again with every portion: see `measure.measure_all`.
 They take some milliseconds: shorter ones take up to three times as long where what ran before them
 has emptied the caches, so beside other calls they are others; longer ones cost time."""
+
+
+_FIRST = 4
+"""Times as long for the first portion of a file, which sets the pace for all that follow: slow
+seconds come up to a quarter of a minute on end, and most of its rounds should be others."""
+
+_STRANDED = 3
+"""Portions on end without one round at the pace of before, after which a campaign gives up."""
+
+
+class OffPace(ValueError):
+    """The machine runs faster or slower than it did when the rest was measured."""
 
 
 class Task(NamedTuple):
@@ -60,6 +73,7 @@ def measure(
     networks: Mapping[str, Whole],
     plan: Plan,
     *,
+    beside: Table | None = None,
     minutes: float | None = None,
     report: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
@@ -67,7 +81,10 @@ def measure(
     """Measures what the file at `path` lacks, calls first, and adds it there.
 
     No portion is begun after `minutes`. What the runtime cannot run, and what is too noisy to mean
-    anything, is named in what comes back, with the reason.
+    anything, is named in what comes back, with the reason. `beside` are calls that the same runtime
+    ran here before, whose pace is to be kept; by default those of the file. A portion in which the
+    machine never ran at that pace is tried once more, later. Raises `OffPace` where this goes on:
+    what is measured then does not compare with what is there.
     """
     begin, provenance = clock(), runtime.provenance
     known = store.read(path, provenance)
@@ -78,17 +95,40 @@ def measure(
     waiting = [*_portions(calls, CALLS), *_portions(wholes, NETWORKS)]
     measured, refused, asked = 0, dict[str, str](), len(wanted) + len(networks)
     yardsticks: list[Yardstick] = []
-    while waiting and (minutes is None or clock() - begin < 60 * minutes):
-        portion = waiting.pop(0)
-        yardsticks = yardsticks or _yardsticks(known.table, runtime)
-        found = list(_measured(portion, yardsticks, runtime, plan, refused))
-        if found:
-            known = _keep(path, provenance, found)
-        measured += len(found)
+    later: list[Sequence[Task]] = []
+    stranded = 0
+    while (waiting or later) and (minutes is None or clock() - begin < 60 * minutes):
+        again, portion = not waiting, (waiting or later).pop(0)
+        yardsticks = yardsticks or _yardsticks(beside or known.table, runtime)
+        first = not (yardsticks or known.table.rows)
+        found = _measured(portion, yardsticks, runtime, _longer(plan) if first else plan)
+        stranded = stranded + 1 if found.nothing else 0
+        if stranded == _STRANDED:
+            raise OffPace(
+                f"in {stranded} portions on end nothing could be measured beside {path}: "
+                f"{found.why}; end what else runs on this machine and start again, or begin "
+                "another file"
+            )
+        if found.nothing and not again:
+            later.append(portion)
+            report(f"{len(portion)} are tried again at the end: {found.why}")
+            continue
+        if found.rows:
+            known = _keep(path, provenance, found.rows)
+        refused |= found.refused
+        measured += len(found.rows)
         over = measured + len(refused)
         report(f"{over} of {len(calls) + len(wholes)} measured, {len(refused)} of them refused")
+    waiting += later
     left = sum(map(len, waiting))
     return Done(measured, asked - len(calls) - len(wholes), left, refused)
+
+
+def _longer(plan: Plan) -> Plan:
+    target = plan.target and dataclasses.replace(plan.target, limit_s=_FIRST * plan.target.limit_s)
+    return dataclasses.replace(
+        plan, seconds=_FIRST * plan.seconds, rounds=_FIRST * plan.rounds, target=target
+    )
 
 
 def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
@@ -106,15 +146,23 @@ def _yardsticks(known: Table, runtime: Runtime) -> list[Yardstick]:
     return [Yardstick(runtime.prepare(call).run, ms) for ms, call in shortest]
 
 
+class Found(NamedTuple):
+    """What could be measured of a portion, and why the rest could not. It was `nothing` where even
+    the yardsticks could not be measured again."""
+
+    rows: Sequence[tuple[Task, Latency]]
+    refused: Mapping[str, str]
+    nothing: bool = False
+
+    @property
+    def why(self) -> str:
+        return next(reversed(self.refused.values()))
+
+
 def _measured(
-    portion: Sequence[Task],
-    yardsticks: Sequence[Yardstick],
-    runtime: Runtime,
-    plan: Plan,
-    refused: dict[str, str],
-) -> Iterator[tuple[Task, Latency]]:
-    """Yields what could be measured of a portion; says in `refused` why the rest could not."""
-    ready, runs = [], []
+    portion: Sequence[Task], yardsticks: Sequence[Yardstick], runtime: Runtime, plan: Plan
+) -> Found:
+    ready, runs, refused = [], [], {}
     for task in portion:
         try:
             runs.append(runtime.prepare(task.subject).run)
@@ -122,11 +170,12 @@ def _measured(
         except ValueError as error:
             refused[task.name] = str(error)
     if not ready:
-        return
+        return Found([], refused)
     taken = {len(runs) + i: yardstick.ms for i, yardstick in enumerate(yardsticks)}
     runs += [yardstick.run for yardstick in yardsticks]
+    found: Sequence[Latency | None]
     try:
-        found: Sequence[Latency | None] = measure_all(runs, plan, yardsticks=taken)
+        found = measure_all(runs, plan, yardsticks=taken)
     except TooNoisy as noisy:
         found = noisy.latencies
         refused |= {
@@ -134,9 +183,8 @@ def _measured(
             for task, reason in zip(ready, noisy.reasons, strict=False)
             if reason is not None
         }
-    for task, latency in zip(ready, found, strict=False):
-        if latency is not None:
-            yield task, latency
+    rows = [(task, row) for task, row in zip(ready, found, strict=False) if row is not None]
+    return Found(rows, refused, nothing=bool(yardsticks) and not any(found))
 
 
 def _keep(

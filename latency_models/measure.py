@@ -306,6 +306,12 @@ def usual(
     return frozenset(found if yardsticks or 2 * len(found) > len(every) else every)
 
 
+def _slowness(rounds: Sequence[Rounds], yardsticks: Mapping[int, float]) -> float:
+    """What the yardsticks take now over what they took before, in the median."""
+    taken = [float(np.median(_centres(rounds[i].values()))) / ms for i, ms in yardsticks.items()]
+    return float(np.median(taken)) if taken else 1.0
+
+
 def standard_error(samples: np.ndarray) -> float:
     """Standard error of the median of `samples`.
 
@@ -340,8 +346,9 @@ def _meaningful(
             [hot] * len(rounds),
         )
     found, counted = _steady(rounds, target, yardsticks), _counted(rounds, target, yardsticks)
+    mostly = f"and took mostly {_slowness(rounds, yardsticks):.2f} times as long"
     reasons = [
-        f"the machine ran at its pace of before in {len(some)} of {len(times)} rounds"
+        f"the machine ran at its pace of before in {len(some)} of {len(times)} rounds, {mostly}"
         if latency is None
         else _meaningless(some, latency, target)
         for times, some, latency in zip(rounds, counted, found, strict=True)
