@@ -156,7 +156,7 @@ class Found(NamedTuple):
 
     @property
     def why(self) -> str:
-        return next(reversed(self.refused.values()))
+        return list(self.refused.values())[-1]
 
 
 def _measured(
