@@ -74,6 +74,7 @@ def measure(
     plan: Plan,
     *,
     beside: Table | None = None,
+    compare: bool = True,
     minutes: float | None = None,
     report: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
@@ -83,8 +84,11 @@ def measure(
     No portion is begun after `minutes`. What the runtime cannot run, and what is too noisy to mean
     anything, is named in what comes back, with the reason. `beside` are calls that the same runtime
     ran here before, whose pace is to be kept; by default those of the file. A portion in which the
-    machine never ran at that pace is tried once more, later. Raises `OffPace` where this goes on:
-    what is measured then does not compare with what is there.
+    machine never ran at that pace is tried once more, later. Without `compare` what networks as a
+    whole compute is not compared with what JAX does, as that of calls is.
+
+    Raises `OffPace` where the machine keeps another pace: what is measured then does not compare
+    with what is there.
     """
     begin, provenance = clock(), runtime.provenance
     known = store.read(path, provenance)
@@ -101,7 +105,7 @@ def measure(
         again, portion = not waiting, (waiting or later).pop(0)
         yardsticks = yardsticks or _yardsticks(beside or known.table, runtime)
         first = not (yardsticks or known.table.rows)
-        found = _measured(portion, yardsticks, runtime, _longer(plan) if first else plan)
+        found = _measured(portion, yardsticks, runtime, _longer(plan) if first else plan, compare)
         stranded = stranded + 1 if found.nothing else 0
         if stranded == _STRANDED:
             raise OffPace(
@@ -160,12 +164,17 @@ class Found(NamedTuple):
 
 
 def _measured(
-    portion: Sequence[Task], yardsticks: Sequence[Yardstick], runtime: Runtime, plan: Plan
+    portion: Sequence[Task],
+    yardsticks: Sequence[Yardstick],
+    runtime: Runtime,
+    plan: Plan,
+    compare: bool,
 ) -> Found:
     ready, runs, refused = [], [], {}
     for task in portion:
         try:
-            runs.append(runtime.prepare(task.subject).run)
+            whole = isinstance(task.subject, Whole)
+            runs.append(runtime.prepare(task.subject, compare=compare or not whole).run)
             ready.append(task)
         except ValueError as error:
             refused[task.name] = str(error)

@@ -68,6 +68,7 @@ class MadeUp(Runtime):
     noise: float = 0.0
     killed_at: int | None = None
     runs: int = 0
+    compared: int = 0
     precision = None
 
     @property
@@ -77,7 +78,8 @@ class MadeUp(Runtime):
     def load(self, part: Part, values: Mapping[str, np.ndarray]) -> Loaded:
         raise NotImplementedError
 
-    def prepare(self, subject: Subject) -> Loaded:
+    def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
+        self.compared += compare
         if subject == REFUSED:
             raise ValueError("it has no strides")
         return Ready(self, subject)
@@ -130,6 +132,13 @@ def test_a_campaign_that_was_killed_goes_on_with_what_is_missing(path, killed_at
     assert {n.name for n in store.load(path).networks} == {n.name for n in wanted.networks}
 
 
+def test_networks_need_not_be_compared_with_what_jax_computes(path):
+    runtime = MadeUp()
+    plan = Plan(0.0, rounds=6, repeats=2, target=Target(), clock=runtime.clock)
+    campaign.measure(path, runtime, BLOCKS[:16], NETWORKS, plan, compare=False, clock=runtime.clock)
+    assert runtime.compared == 16 + campaign.YARDSTICKS
+
+
 def test_nothing_is_begun_after_the_time_is_over(path):
     done = measure(path, MadeUp(), minutes=0.03)
     assert done.left == 46 + 1 - done.measured and 0 < done.measured < 46
@@ -150,7 +159,7 @@ class Paced(MadeUp):
 
     slow_from = slow_until = 0
 
-    def prepare(self, subject: Subject) -> Loaded:
+    def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
         ready = super().prepare(subject)
         run = ready.run
 
