@@ -33,7 +33,7 @@ _FIRST = 4
 seconds come up to a quarter of a minute on end, and most of its rounds should be others."""
 
 _STRANDED = 3
-"""Portions on end without one round at the pace of before, after which a campaign gives up."""
+"""Portions on end without one round near the pace of before, after which a campaign gives up."""
 
 
 class OffPace(ValueError):
@@ -83,9 +83,9 @@ def measure(
 
     No portion is begun after `minutes`. What the runtime cannot run, and what is too noisy to mean
     anything, is named in what comes back, with the reason. `beside` are calls that the same runtime
-    ran here before, whose pace is to be kept; by default those of the file. A portion in which the
-    machine never ran at that pace is tried once more, later. Without `compare` what networks as a
-    whole compute is not compared with what JAX does, as that of calls is.
+    ran here before, at whose pace latencies are given; by default those of the file. A portion in
+    which the machine never ran about as fast is tried once more, later. Without `compare` what
+    networks as a whole compute is not compared with what JAX does, as that of calls is.
 
     Raises `OffPace` where the machine keeps another pace: what is measured then does not compare
     with what is there.
