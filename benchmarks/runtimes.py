@@ -29,7 +29,6 @@ import tyro
 from latency_models import campaign, check, fitting, store
 from latency_models.bench import CAREFUL
 from latency_models.check import Errors, Pair
-from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel, Whole
 from latency_models.measure import Target
 from latency_models.rows import Network
@@ -94,49 +93,9 @@ def by_size(found: Mapping[str, Whole]) -> dict[str, Whole]:
     return dict(sorted(found.items(), key=size))
 
 
-GROUP = 4 * campaign.CALLS
-
-
-def grouped(found: list[Call]) -> list[Call]:
-    """In the order given, but by size within every so many: for the same reason."""
-    groups = (found[start : start + GROUP] for start in range(0, len(found), GROUP))
-    return [c for group in groups for c in sorted(group, key=lambda call: macs(call).total)]
-
-
-def blocks(rng: np.random.Generator, count: int) -> list[Call]:
-    """Distinct blocks of random U-Nets, in random order: what makes up most of a network comes
-    early more often."""
-    shares: dict[Call, float] = {}
-    for whole in networks(BLOCKS, count).values():
-        found = list(calls(*whole).values())
-        total = _macs(found)
-        for call in found:
-            shares[call] = max(shares.get(call, 0.0), macs(call).total / total)
-    keys = np.log(np.array(list(shares.values())) + 0.01) + rng.gumbel(size=len(shares))
-    distinct = [list(shares)[i] for i in np.argsort(-keys)]
-    # A kind that was not measured is refused, however little of a network it is.
-    first = [
-        c for name in sorted(set(map(kind, distinct))) for c in _of_kind(distinct, name)[:EACH]
-    ]
-    return list(dict.fromkeys([*first, *distinct]))
-
-
-EACH = 6  # Of every kind, before all others.
-
-
-def _of_kind(found: list[Call], name: str) -> list[Call]:
-    return [call for call in found if kind(call) == name]
-
-
 @functools.cache
 def learnt_blocks() -> list[Call]:
-    """Those first that will be the campaign's yardsticks, as they take some milliseconds."""
-    found = blocks(np.random.default_rng(BLOCKS), 60)
-    some = [c for c in found if MODERATE[0] <= macs(c).total <= MODERATE[1]][: campaign.CALLS]
-    return [*some, *grouped([c for c in found if c not in some])]
-
-
-MODERATE = (1e8, 6e8)  # Multiply-accumulates.
+    return campaign.blocks(networks(BLOCKS, 60).values(), BLOCKS)
 
 
 def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole]) -> None:
