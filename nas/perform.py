@@ -2,11 +2,9 @@
 
 import functools
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +18,11 @@ from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
-from nas.diffusion.pipeline import Pipeline
+from nas.diffusion.pipeline import INDEX, Pipeline
 from nas.diffusion.samplers import from_config
 from nas.evolution import Network, Outcome, State, Train
 from nas.objectives import Batch, Captioned, batches, denoising, distillation
+from nas.places import Place, publish
 from nas.recipe import Recipe, Training
 from nas.scoring import Evaluator, Scorer
 from nas.supernet import Supernet
@@ -91,7 +90,7 @@ class Performer:
     writes the result. Threads may embed shards at once; all else is done alone.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, watch: Watch = silent):
+    def __init__(self, recipe: Recipe, folder: Place, watch: Watch = silent):
         self.recipe, self.folder, self.watch = recipe, folder, watch
         self.pipeline = Pipeline.load(recipe.pipeline)
         self.evaluator = Evaluator.load(recipe.evaluator)
@@ -182,7 +181,7 @@ class Performer:
     @property
     def delivered(self) -> bool:
         """Whether `deliver` has ended."""
-        return (self.folder / "pipeline").exists()
+        return (self.folder / "pipeline" / INDEX).exists()
 
     def deliver(self, state: State, pictures: Callable[[Network, int], np.ndarray]) -> None:
         """Writes pictures before and after, then the pipeline with the search's last network.
@@ -196,11 +195,12 @@ class Performer:
         for name, n in {"before": 0, "after": number}.items():
             made = pictures(Network(state.networks[n].spec, network.supernet, ""), n)
             write_grid(self.folder / "pictures" / f"{name}.png", made)
-        draft = self.folder / ".pipeline"
-        shutil.rmtree(draft, ignore_errors=True)
-        self.pipeline.save(draft, network.spec, self.own_weights(network, number))
-        shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
-        draft.rename(self.folder / "pipeline")
+        weights = self.own_weights(network, number)
+        publish(
+            self.folder / "pipeline",
+            INDEX,
+            lambda draft: self.pipeline.save(draft, network.spec, weights),
+        )
 
     # Latency.
 

@@ -68,6 +68,7 @@ class MadeUp(Runtime):
     noise: float = 0.0
     killed_at: int | None = None
     runs: int = 0
+    compared: int = 0
     precision = None
 
     @property
@@ -77,7 +78,8 @@ class MadeUp(Runtime):
     def load(self, part: Part, values: Mapping[str, np.ndarray]) -> Loaded:
         raise NotImplementedError
 
-    def prepare(self, subject: Subject) -> Loaded:
+    def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
+        self.compared += compare
         if subject == REFUSED:
             raise ValueError("it has no strides")
         return Ready(self, subject)
@@ -115,7 +117,7 @@ def test_what_is_there_is_not_measured_again(path):
     assert (done.measured, done.known, again.runs) == (0, 46, 0)
 
 
-@pytest.mark.parametrize("killed_at", [1, 400, 680])
+@pytest.mark.parametrize("killed_at", [1, 1000, 1450])
 def test_a_campaign_that_was_killed_goes_on_with_what_is_missing(path, killed_at):
     whole = MadeUp()
     measure(path, whole)
@@ -130,10 +132,39 @@ def test_a_campaign_that_was_killed_goes_on_with_what_is_missing(path, killed_at
     assert {n.name for n in store.load(path).networks} == {n.name for n in wanted.networks}
 
 
+def test_networks_need_not_be_compared_with_what_jax_computes(path):
+    runtime = MadeUp()
+    plan = Plan(0.0, rounds=6, repeats=2, target=Target(), clock=runtime.clock)
+    campaign.measure(path, runtime, BLOCKS[:16], NETWORKS, plan, compare=False, clock=runtime.clock)
+    assert runtime.compared == 16 + campaign.YARDSTICKS
+
+
 def test_nothing_is_begun_after_the_time_is_over(path):
     done = measure(path, MadeUp(), minutes=0.03)
-    assert done.left == 46 + 1 - done.measured and 0 < done.measured < 46
+    assert done.left == 47 - done.measured - len(done.refused) and 0 < done.measured < 46
     assert len(store.load(path).table.rows) == done.measured
+
+
+def test_calls_leave_networks_their_part_of_the_time(path):
+    runtime = MadeUp()
+    measure(path, runtime)
+    whole = runtime.clock.now / 60
+    path.unlink()
+    done = measure(path, MadeUp(), minutes=0.6 * whole)
+    found = store.load(path)
+    assert 0 < len(found.table.rows) < len(BLOCKS) and found.networks and done.left
+
+
+def test_every_kind_of_block_comes_first_and_then_what_networks_are_made_of():
+    small = tuple(Step(f"s{i}", Conv(1 + i), ("image",)) for i in range(30))
+    program = (*small, Step("last", Downsample(), ("image",)))
+    large = Whole((Step("big", Conv(900), ("image",)),), {"image": IMAGE})
+    found = campaign.blocks([Whole(program, {"image": IMAGE}), large])
+    assert len(found) == len(set(found)) == 32
+    assert REFUSED in found[:7]
+    assert found.index(Call(Conv(900), (IMAGE,))) < 8
+    assert found == campaign.blocks([Whole(program, {"image": IMAGE}), large])
+    assert found != campaign.blocks([Whole(program, {"image": IMAGE}), large], seed=1)
 
 
 def test_what_is_too_noisy_is_named_with_the_reason_and_not_kept(path):
@@ -145,25 +176,83 @@ def test_what_is_too_noisy_is_named_with_the_reason_and_not_kept(path):
     assert BLOCKS[-1] not in kept
 
 
-def test_portions_are_held_against_calls_that_were_measured_before(path):
-    class Slower(MadeUp):
-        """Slower by a half from its first portion on, for a while."""
+class Paced(MadeUp):
+    """Slower by a half between two runs, counted from its first."""
 
-        def prepare(self, subject: Subject) -> Loaded:
-            ready = super().prepare(subject)
-            run = ready.run
+    slow_from = slow_until = 0
 
-            def slower() -> None:
-                before = self.clock.now
-                run()
-                if 240 < self.runs < 900:
-                    self.clock.now += 0.5 * (self.clock.now - before)
+    def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
+        ready = super().prepare(subject)
+        run = ready.run
 
-            ready.run = slower
-            return ready
+        def paced() -> None:
+            before = self.clock.now
+            run()
+            if self.slow_from <= self.runs < self.slow_until:
+                self.clock.now += 0.5 * (self.clock.now - before)
 
-    runtime = Slower()
-    done = measure(path, runtime, limit_s=60.0)
+        ready.run = paced
+        return ready
+
+
+def test_a_portion_at_another_pace_is_measured_later(path):
+    runtime = Paced()
+    runtime.slow_from, runtime.slow_until = 0, 0
+    measure(path, runtime, minutes=0.0)  # Nothing.
+    measure(path, runtime, minutes=0.03)
+    known = len(store.load(path).table.rows)
+    runtime.slow_from, runtime.slow_until = 0, runtime.runs + 400
+    said: list[str] = []
+    plan = Plan(0.0, rounds=6, repeats=2, target=Target(limit_s=0.2), clock=runtime.clock)
+    done = campaign.measure(
+        path, runtime, BLOCKS, NETWORKS, plan, report=said.append, clock=runtime.clock
+    )
+    assert "are tried again at the end" in said[0] and "1.50 times as long" in said[0]
+    assert done.measured == 46 - known and not done.refused
     found = store.load(path).table.rows
-    assert runtime.runs > 900 and done.measured == 46
+    assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())
+
+
+def test_a_machine_that_is_another_one_now_is_said_to_be(path):
+    measure(path, MadeUp(), minutes=0.03)
+    slower = Paced()
+    slower.slow_until = 10**9
+    before = path.read_text()
+    with pytest.raises(campaign.OffPace, match=r"in 3 portions on end .* 1\.50 times as long"):
+        measure(path, slower, limit_s=0.2)
+    assert path.read_text() == before
+
+
+def test_networks_are_held_against_calls_of_another_file(path, tmp_path):
+    measure(path, MadeUp())
+    slower = Paced()
+    slower.slow_until = 10**9
+    with pytest.raises(campaign.OffPace):
+        plan = Plan(0.0, rounds=6, repeats=2, target=Target(limit_s=0.2), clock=slower.clock)
+        many = {f"{name} {i}": whole for name, whole in NETWORKS.items() for i in range(2)}
+        campaign.measure(
+            tmp_path / "networks.json",
+            slower,
+            [],
+            many,
+            plan,
+            beside=store.load(path).table,
+            clock=slower.clock,
+        )
+
+
+def test_the_first_portion_tells_a_slow_start_from_the_usual(path):
+    slow = Paced()
+    slow.slow_until = 16 * (3 + 2 * 8)  # Its first 8 rounds, of 24.
+    measure(path, slow)
+    found = store.load(path).table.rows
+    assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())
+
+
+def test_portions_are_held_against_calls_that_were_measured_before(path):
+    runtime = Paced()
+    runtime.slow_from, runtime.slow_until = 850, 1500  # From the second portion on, for a while.
+    done = measure(path, runtime, limit_s=2.0)
+    found = store.load(path).table.rows
+    assert runtime.runs > 1500 and done.measured == 46
     assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())

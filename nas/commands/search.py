@@ -22,6 +22,7 @@ from nas.evolution import Evolution, Profile
 from nas.executors import Executor
 from nas.journal import Journal
 from nas.perform import Performer
+from nas.places import Place, place
 from nas.progress import Live
 from nas.recipe import Pools, Recipe, Sampling, Search, Training
 from nas.report import page
@@ -38,8 +39,9 @@ class Settings:
     """Shrinks the U-Net of a pipeline to a latency budget; what it asks for comes from a recipe,
     and every setting can be changed here. Killed at any moment, the same command goes on."""
 
-    out: Path
-    """Folder for the searched pipeline, the journal and the report."""
+    out: Annotated[Place, tyro.conf.arg(constructor=place, metavar="PATH|URL")]
+    """Folder for the searched pipeline, the journal and the report: a path, or a URL that fsspec
+    understands, such as s3://bucket/runs/1."""
     pipeline: Path
     """Folder of the pipeline to shrink."""
     evaluator: Path
@@ -171,6 +173,7 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
                 state = done.state
                 live.advance(done)
             live.watch("pictures and report", 0.0)
+            journal.check()
             conductor.deliver(state)
     story = Story.read(settings.out, strategy)
     page.write(story)
@@ -203,7 +206,7 @@ def _same_device(journal: Journal, here: Provenance) -> None:
         )
 
 
-def _already_finished(folder: Path, strategy: Evolution) -> int:
+def _already_finished(folder: Place, strategy: Evolution) -> int:
     story = Story.read(folder, strategy)
     if not (folder / "report.html").exists():
         page.write(story)

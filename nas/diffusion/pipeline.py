@@ -31,6 +31,8 @@ from search_spaces.ops import Shape
 from search_spaces.program import network
 from search_spaces.unet import UNetSpec, lower
 
+INDEX = "model_index.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
@@ -51,7 +53,7 @@ class Pipeline:
         """Reads a pipeline. Raises `ValueError` on a folder that is none, naming what is wrong."""
         if not folder.is_dir():
             raise ValueError(f"no pipeline folder {folder}")
-        index = read_json(folder / "model_index.json")
+        index = read_json(folder / INDEX)
         family = _family(folder, index)
         unet_config = read_json(folder / "unet" / "config.json")
         spec = unet.from_config(unet_config)
@@ -132,10 +134,10 @@ class Pipeline:
             elif part.is_file():
                 shutil.copy(part, folder)
         why = unet.save(folder / "unet", spec, weights, self.unet_config)
-        index = read_json(self.folder / "model_index.json")
+        index = read_json(self.folder / INDEX)
         if why or "unet" in index:
             index["unet"] = ["nas", unet.OURS] if why else ["diffusers", unet.THEIRS]
-        write_json(folder / "model_index.json", index)
+        write_json(folder / INDEX, index)
         return why
 
 
