@@ -183,10 +183,9 @@ def _grouped(tasks: Sequence[Task]) -> list[Task]:
 
 
 def _longer(plan: Plan) -> Plan:
-    target = plan.target and dataclasses.replace(plan.target, limit_s=_FIRST * plan.target.limit_s)
-    return dataclasses.replace(
-        plan, seconds=_FIRST * plan.seconds, rounds=_FIRST * plan.rounds, target=target
-    )
+    seconds, rounds, target = _FIRST * plan.seconds, _FIRST * plan.rounds, plan.target
+    target = target and dataclasses.replace(target, limit_s=max(seconds, target.limit_s))
+    return dataclasses.replace(plan, seconds=seconds, rounds=rounds, target=target)
 
 
 def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
