@@ -4,7 +4,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from latency_models.latency import Whole
 from latency_models.provenance import Provenance
 from latency_models.rows import encode_row
+from nas import precomputed
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
@@ -23,7 +24,7 @@ from nas.diffusion.samplers import from_config
 from nas.evolution import Network, Outcome, State, Train
 from nas.objectives import Batch, Captioned, batches, denoising, distillation
 from nas.places import Place, publish
-from nas.recipe import Recipe, Training
+from nas.recipe import Pictures, Recipe, Training
 from nas.scoring import Evaluator, Scorer
 from nas.supernet import Supernet
 from nas.training import Trainer, adamw
@@ -123,21 +124,20 @@ class Performer:
     @functools.cached_property
     def data(self) -> Captioned:
         """What is trained on."""
-        return self._captioned(*self.recipe.pictures())
+        return self._captioned(precomputed.TRAINING, self.recipe.pictures())
 
     @functools.cached_property
     def held_out(self) -> Captioned:
         """What the validation loss is taken on."""
         if self.recipe.held_out is None:
             raise ValueError("the recipe has no held-out pictures to validate on")
-        return self._captioned(*self.recipe.held_out())
+        return self._captioned(precomputed.HELD_OUT, self.recipe.held_out())
 
-    def _captioned(self, pixels: np.ndarray, prompts: Sequence[str]) -> Captioned:
-        return Captioned(
-            self.pipeline.latents(pixels),
-            self.pipeline.conditioning(prompts),
-            self.pipeline.unconditional,
-        )
+    def _captioned(self, part: str, pictures: Pictures) -> Captioned:
+        where = self.recipe.precomputed
+        if where is None:
+            return precomputed.captioned(self.pipeline, *pictures)
+        return precomputed.read(where, part, self.pipeline, pictures)
 
     def supernet(self, spec: UNetSpec) -> Supernet:
         """The supernet of `spec`, built once; equal specs with other names are others."""
