@@ -23,7 +23,6 @@ from nas.precomputed import HELD_OUT, TRAINING, Stored, read, write
 from tests import tiny
 from tests.precomputing import ROWS, pictures, recipe
 
-
 HELD = pictures(5, seed=4)
 
 
