@@ -213,9 +213,7 @@ class Performer:
         as a whole, which calibrate the sum of the calls. Other parts that a model of a device has
         no basis to price are no business of the search: they are named, with the reason."""
         seed, space, bench = self.space.seed, self.space, self.recipe.bench
-        wanted = [
-            c for spec in _reachable(space) for c in calls(lower(spec), space.inputs).values()
-        ]
+        wanted = [c for spec in reachable(space) for c in calls(lower(spec), space.inputs).values()]
         parts = {
             **{
                 encoder.part: Whole(encoder.program, encoder.inputs(GUIDED))
@@ -231,7 +229,7 @@ class Performer:
         for whole in others.values():
             wanted += calls(whole.program, whole.inputs).values()
         table = bench.table(wanted, self.watch)
-        specs = _calibration_specs(space)
+        specs = calibration_specs(space)
         wholes = [Whole(lower(spec), space.inputs) for spec in specs]
         found = bench.networks([*wholes, *others.values()], self.watch)
         measured, priced = found[: len(wholes)], found[len(wholes) :]
@@ -334,7 +332,7 @@ class Performer:
         """
         self._lifted = None  # Training needs the room.
         settings = self.recipe.training
-        steps = _steps(settings, task)
+        steps = training_steps(settings, task)
         supernet = self.supernet(edited.supernet)
         trainer = self._trainer(supernet)
         begin = supernet.lift(self._inherited(task, parent))
@@ -429,7 +427,7 @@ def recall(images: np.ndarray, prompts: np.ndarray, k: int = 5) -> float:
     return float(np.mean(better < k))
 
 
-def _reachable(space: UNetSpace) -> Iterator[UNetSpec]:
+def reachable(space: UNetSpace) -> Iterator[UNetSpec]:
     """Specs that between them make every call that edits of the seed can make.
 
     Blocks keep the shape of what passes through them, so no removal makes a new call, and a copy
@@ -440,7 +438,7 @@ def _reachable(space: UNetSpace) -> Iterator[UNetSpec]:
         yield copy.apply(space.seed)
 
 
-def _calibration_specs(space: UNetSpace) -> tuple[UNetSpec, ...]:
+def calibration_specs(space: UNetSpace) -> tuple[UNetSpec, ...]:
     """The seed, and it without a third, two thirds and all of what may be removed."""
     names = [removal.block for removal in space.removals(space.seed)]
     order = np.random.default_rng(0).permutation(names)
@@ -458,7 +456,8 @@ def _removed(seed: UNetSpec, spec: UNetSpec) -> list[str]:
     return [block.name for block in seed.blocks if block.name not in left]
 
 
-def _steps(settings: Training, task: Train) -> int:
+def training_steps(settings: Training, task: Train) -> int:
+    """Steps of a training."""
     if task.objective == "recovery":
         return settings.recovery_steps
     return settings.between_steps if task.actions else settings.robust_steps
