@@ -52,6 +52,7 @@ class Lines:
         self.path = path
         self._beside = path.with_name(f"{path.name}.writer")
         self._file = None
+        self._writer = Writer.here()
         self._end = 0  # Of what we know of.
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
@@ -77,7 +78,7 @@ class Lines:
                 f"{self.path} cannot be locked ({error}): its filesystem has no locks; give "
                 f"file://{self.path.parent.absolute()} as the folder, which needs none"
             ) from None
-        write_whole(self._beside, Writer.here().to_json())
+        write_whole(self._beside, self._writer.to_json())
         content = self.path.read_bytes()
         self._end = content.rfind(b"\n") + 1
         if self._end < len(content):
@@ -98,7 +99,8 @@ class Lines:
 
     def close(self) -> None:
         if self._file is not None:
-            self._beside.unlink(missing_ok=True)
+            if self._holder() == self._writer:
+                self._beside.unlink(missing_ok=True)
             self._file.close()
             self._file = None
 

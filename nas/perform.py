@@ -4,7 +4,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from latency_models.latency import Whole
 from latency_models.provenance import Provenance
 from latency_models.rows import encode_row
+from nas import precomputed
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
@@ -23,7 +24,7 @@ from nas.diffusion.samplers import from_config
 from nas.evolution import Network, Outcome, State, Train
 from nas.objectives import ROWS, Batch, Captioned, batches, denoising, distillation
 from nas.places import Place, publish
-from nas.recipe import Recipe, Training
+from nas.recipe import Pictures, Recipe, Training
 from nas.scoring import Evaluator, Scorer
 from nas.supernet import Supernet
 from nas.training import Trainer, adamw
@@ -123,21 +124,20 @@ class Performer:
     @functools.cached_property
     def data(self) -> Captioned:
         """What is trained on."""
-        return self._captioned(*self.recipe.pictures())
+        return self._captioned(precomputed.TRAINING, self.recipe.pictures())
 
     @functools.cached_property
     def held_out(self) -> Captioned:
         """What the validation loss is taken on."""
         if self.recipe.held_out is None:
             raise ValueError("the recipe has no held-out pictures to validate on")
-        return self._captioned(*self.recipe.held_out())
+        return self._captioned(precomputed.HELD_OUT, self.recipe.held_out())
 
-    def _captioned(self, pixels: np.ndarray, prompts: Sequence[str]) -> Captioned:
-        return Captioned(
-            self.pipeline.latents(pixels),
-            self.pipeline.conditioning(prompts),
-            self.pipeline.unconditional,
-        )
+    def _captioned(self, part: str, pictures: Pictures) -> Captioned:
+        where = self.recipe.precomputed
+        if where is None:
+            return precomputed.captioned(self.pipeline, *pictures)
+        return precomputed.read(where, part, self.pipeline, pictures)
 
     def supernet(self, spec: UNetSpec) -> Supernet:
         """The supernet of `spec`, built once; equal specs with other names are others."""
@@ -213,9 +213,7 @@ class Performer:
         as a whole, which calibrate the sum of the calls. Other parts that a model of a device has
         no basis to price are no business of the search: they are named, with the reason."""
         seed, space, bench = self.space.seed, self.space, self.recipe.bench
-        wanted = [
-            c for spec in _reachable(space) for c in calls(lower(spec), space.inputs).values()
-        ]
+        wanted = [c for spec in reachable(space) for c in calls(lower(spec), space.inputs).values()]
         parts = {
             **{
                 encoder.part: Whole(encoder.program, encoder.inputs(GUIDED))
@@ -231,7 +229,7 @@ class Performer:
         for whole in others.values():
             wanted += calls(whole.program, whole.inputs).values()
         table = bench.table(wanted, self.watch)
-        specs = _calibration_specs(space)
+        specs = calibration_specs(space)
         wholes = [Whole(lower(spec), space.inputs) for spec in specs]
         found = bench.networks([*wholes, *others.values()], self.watch)
         measured, priced = found[: len(wholes)], found[len(wholes) :]
@@ -334,7 +332,7 @@ class Performer:
         """
         self._lifted = None  # Training needs the room.
         settings = self.recipe.training
-        steps = _steps(settings, task)
+        steps = training_steps(settings, task)
         supernet = self.supernet(edited.supernet)
         trainer = self._trainer(supernet)
         begin = supernet.lift(self._inherited(task, parent))
@@ -431,7 +429,7 @@ def recall(images: np.ndarray, prompts: np.ndarray, k: int = 5) -> float:
     return float(np.mean(better < k))
 
 
-def _reachable(space: UNetSpace) -> Iterator[UNetSpec]:
+def reachable(space: UNetSpace) -> Iterator[UNetSpec]:
     """Specs that between them make every call that edits of the seed can make.
 
     Blocks keep the shape of what passes through them, so no removal makes a new call, and a copy
@@ -442,7 +440,7 @@ def _reachable(space: UNetSpace) -> Iterator[UNetSpec]:
         yield copy.apply(space.seed)
 
 
-def _calibration_specs(space: UNetSpace) -> tuple[UNetSpec, ...]:
+def calibration_specs(space: UNetSpace) -> tuple[UNetSpec, ...]:
     """The seed, and it without a third, two thirds and all of what may be removed."""
     names = [removal.block for removal in space.removals(space.seed)]
     order = np.random.default_rng(0).permutation(names)
@@ -460,7 +458,8 @@ def _removed(seed: UNetSpec, spec: UNetSpec) -> list[str]:
     return [block.name for block in seed.blocks if block.name not in left]
 
 
-def _steps(settings: Training, task: Train) -> int:
+def training_steps(settings: Training, task: Train) -> int:
+    """Steps of a training."""
     if task.objective == "recovery":
         return settings.recovery_steps
     return settings.between_steps if task.actions else settings.robust_steps

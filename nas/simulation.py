@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from nas.dispatch import Died, Lost, Report, Worker
-from nas.executors import Call, Shared
+from nas.executors import Call, Pool, Shared
 
 W = TypeVar("W")
 
@@ -31,7 +31,7 @@ class Conditions:
     """What workers and the process of the search are up against. By default nothing."""
 
     start: float = 0.0
-    """Seconds that a worker needs to be placed, to load and to compile, whenever one starts."""
+    """Seconds that a worker needs to be placed and ready, whenever one starts."""
     receive: float = 0.0
     """Seconds that a shared value needs to reach a worker."""
     spread: float = 0.0
@@ -119,7 +119,25 @@ class VirtualHosts(Generic[W]):
         self._events: list[tuple[float, int, _Happens, Worker, Call | None]] = []
         self.clock = 0.0
         """Seconds since the beginning."""
-        self.spent = Spent()
+        self._spent: list[tuple[Pool, Spent]] = []
+
+    @property
+    def spent(self) -> Spent:
+        """What all workers spent, up to the end of those that have ended."""
+        found = Spent()
+        for _, spent in self._spent:
+            for field in dataclasses.fields(Spent):
+                value = getattr(found, field.name) + getattr(spent, field.name)
+                setattr(found, field.name, value)
+        return found
+
+    def spent_by(self, pool: Pool) -> Spent:
+        """The same of the workers of one pool."""
+        found = next((spent for known, spent in self._spent if known == pool), None)
+        if found is None:
+            found = Spent()
+            self._spent.append((pool, found))
+        return found
 
     def now(self) -> float:
         return self.clock
@@ -148,10 +166,10 @@ class VirtualHosts(Generic[W]):
     def end(self, worker: Worker) -> None:
         place = self._places.pop(worker)
         if not place.dead:
-            self.spent.held += self.clock - place.since
+            self.spent_by(worker.pool).held += self.clock - place.since
         if place.doing and not place.dead:
-            self.spent.lost += self.clock - place.begun
-            self.spent.ended += 1
+            self.spent_by(worker.pool).lost += self.clock - place.begun
+            self.spent_by(worker.pool).ended += 1
 
     def wait(self, seconds: float) -> list[Report]:
         until, found = self.clock + seconds, list[Report]()
@@ -189,7 +207,7 @@ class VirtualHosts(Generic[W]):
         place = self._places.get(worker)
         if place is None:
             return None
-        self.spent.starting += self.clock - place.since
+        self.spent_by(worker.pool).starting += self.clock - place.since
         try:
             place.host = self._make()
         except Exception as error:
@@ -207,10 +225,10 @@ class VirtualHosts(Generic[W]):
             return None
         if not place.dead:
             place.dead = True
-            self.spent.held += self.clock - place.since
-            self.spent.preempted += 1
+            self.spent_by(worker.pool).held += self.clock - place.since
+            self.spent_by(worker.pool).preempted += 1
             if place.doing:
-                self.spent.lost += self.clock - place.begun
+                self.spent_by(worker.pool).lost += self.clock - place.begun
         return Report(worker, place.doing, error=Lost()) if place.doing else None
 
     def _returned(self, worker: Worker, call: Call | None) -> Report | None:
@@ -218,14 +236,14 @@ class VirtualHosts(Generic[W]):
         if place is None or place.dead or place.doing is not call or call is None:
             return None
         place.doing = None
-        self.spent.useful += self.clock - place.begun
-        self.spent.calls += 1
+        self.spent_by(worker.pool).useful += self.clock - place.begun
+        self.spent_by(worker.pool).calls += 1
         given = [x.held if isinstance(x, Shared) else x for x in call.arguments]
         try:
             return Report(worker, call, call.function(place.host, *given))
         except Died:
             place.dead = True
-            self.spent.held += self.clock - place.since
+            self.spent_by(worker.pool).held += self.clock - place.since
             return Report(worker, call, error=Died())
         except Exception as error:
             return Report(worker, call, error=error)

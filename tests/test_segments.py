@@ -266,7 +266,7 @@ def test_a_paused_writer_that_was_followed_writes_nothing_and_says_by_whom(share
             said = until(paused, "error")
             assert f"another process (process {second.pid} on" in said and "gone on" in said
             assert paused.wait(60) == 0
-            until(second, "00")  # It was not disturbed.
+            until(second, str(len(read(shared)[1]) + 3))  # It was not disturbed.
             second.kill()
     found = read(shared)[1]
     assert found == steps(len(found))

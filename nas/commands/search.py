@@ -23,6 +23,7 @@ from nas.executors import Executor
 from nas.journal import Journal
 from nas.perform import Performer
 from nas.places import Place, place
+from nas.precomputed import at
 from nas.progress import Live
 from nas.recipe import Pools, Recipe, Sampling, Search, Training
 from nas.report import page
@@ -31,6 +32,13 @@ from nas.search import replay, search_abreast
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 
+PLACE = tyro.constructors.PrimitiveConstructorSpec[Place](
+    nargs=1,
+    metavar="PATH|URL",
+    instance_from_str=lambda given: place(given[0]),
+    is_instance=lambda found: isinstance(found, Place),
+    str_from_instance=lambda found: [str(found)],
+)
 OF_RECIPE = ("pipeline", "evaluator", "search", "sampling", "training", "seed")
 
 
@@ -39,7 +47,7 @@ class Settings:
     """Shrinks the U-Net of a pipeline to a latency budget; what it asks for comes from a recipe,
     and every setting can be changed here. Killed at any moment, the same command goes on."""
 
-    out: Annotated[Place, tyro.conf.arg(constructor=place, metavar="PATH|URL")]
+    out: Annotated[Place, PLACE]
     """Folder for the searched pipeline, the journal and the report: a path, or a URL that fsspec
     understands, such as s3://bucket/runs/1."""
     pipeline: Path
@@ -60,6 +68,9 @@ class Settings:
     """Where work is done: in this process, or by workers in processes of Ray."""
     address: str | None = None
     """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
+    precomputed: str | None = None
+    """Path or URL that `nas precompute` wrote the training data to, encoded; by default what the
+    recipe says, or they are encoded when training begins. The result does not depend on it."""
     workers: int | None = None
     """Workers on Ray that score; by default what the recipe says, or as many as there is room for.
     """
@@ -73,6 +84,8 @@ class Settings:
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
         changed = {name: getattr(self, name) for name in OF_RECIPE}
+        if self.precomputed is not None:
+            changed["precomputed"] = at(self.precomputed)
         if self.workers is not None:
             scoring = dataclasses.replace(recipe.pools.scoring, workers=self.workers)
             changed["pools"] = dataclasses.replace(recipe.pools, scoring=scoring)
@@ -148,6 +161,8 @@ def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Pe
     folders = {
         name: getattr(settings, name).absolute() for name in ("out", "pipeline", "evaluator")
     }
+    if settings.precomputed is not None:
+        folders["precomputed"] = at(settings.precomputed)
     make = functools.partial(performer, path, dataclasses.replace(settings, **folders))
     cpus = pools.scoring.workers
     with OnRay(make, address=settings.address, cpus=cpus, tries=pools.tries) as ray:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from search_spaces.program import network
 from search_spaces.unet import UNetSpec, lower
 
 INDEX = "model_index.json"
+ENCODED = 64  # Rows that are encoded at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Pipeline:
         """Shapes of what the U-Net reads for `batch` samples."""
         return unet.shapes(self.unet_config, batch=batch, tokens=self.encoders[0].tokens)
 
-    def conditioning(self, prompts: Sequence[str], *, batch: int = 64) -> Conditioning:
+    def conditioning(self, prompts: Sequence[str], *, batch: int = ENCODED) -> Conditioning:
         """What the U-Net reads of prompts: encoded, float32, and the picture's sizes if it asks."""
         return self._sized(self._encoded(prompts, batch))
 
@@ -97,7 +99,7 @@ class Pipeline:
         found = self._encoded([""])
         return self._sized(jax.tree.map(np.zeros_like, found) if self.zeros else found)
 
-    def _encoded(self, prompts: Sequence[str], batch: int = 64) -> Conditioning:
+    def _encoded(self, prompts: Sequence[str], batch: int = ENCODED) -> Conditioning:
         def encoded(encoder: TextEncoder) -> Conditioning:
             encode = jax.jit(encoder)
             ids = encoder.ids(prompts)
@@ -114,10 +116,14 @@ class Pipeline:
         rows = len(next(iter(encoded.values())))
         return {**encoded, "sizes": np.tile(sizes, (rows, 1))}
 
-    def latents(self, pixels: np.ndarray, *, batch: int = 64) -> np.ndarray:
+    def latents(self, pixels: np.ndarray, *, batch: int = ENCODED) -> np.ndarray:
         """Scaled latents of pixels in [-1, 1]."""
-        encode = jax.jit(self.autoencoder.encode)
-        return _in_batches(lambda part: encode(self.vae, part), pixels, batch)
+        return _in_batches(lambda part: self._encode(self.vae, part), pixels, batch)
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        """Compiled once, for any number of shards."""
+        return jax.jit(self.autoencoder.encode)
 
     def save(self, folder: Path, spec: UNetSpec, weights: Weights) -> tuple[str, ...]:
         """Writes the pipeline with another U-Net in it; all else is copied.
