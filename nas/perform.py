@@ -22,7 +22,7 @@ from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import INDEX, Pipeline
 from nas.diffusion.samplers import from_config
 from nas.evolution import Network, Outcome, State, Train
-from nas.objectives import Batch, Captioned, batches, denoising, distillation
+from nas.objectives import ROWS, Batch, Captioned, batches, denoising, distillation
 from nas.places import Place, publish
 from nas.recipe import Pictures, Recipe, Training
 from nas.scoring import Evaluator, Scorer
@@ -382,6 +382,7 @@ class Performer:
                 adamw(),
                 decay=settings.average,
                 dtype="bfloat16" if settings.half else "float32",
+                rows=ROWS,
             )
         return self._trainers[supernet.program]
 
@@ -389,6 +390,7 @@ class Performer:
         self, supernet: Supernet, spec: UNetSpec, objective: str, seed: int
     ) -> Callable[[int], Batch]:
         taught = objective == "recovery"
+        teacher = self._trainer(supernet).everywhere(supernet.lift(self.pipeline.unet))
         return batches(
             self.data,
             supernet,
@@ -396,7 +398,7 @@ class Performer:
             size=self.recipe.training.batch,
             seed=seed,
             skip=0.0 if taught else self.recipe.training.skip,
-            teacher=(supernet.lift(self.pipeline.unet), self.pipeline.spec),
+            teacher=(teacher, self.pipeline.spec),
             taught=taught,
         )
 
