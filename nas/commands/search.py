@@ -19,16 +19,18 @@ from nas.conduct import Conductor, in_process
 from nas.devices import RuntimeName
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
-from nas.executors import Executor
+from nas.executors import Executor, Observer
 from nas.journal import Journal
 from nas.perform import Performer
 from nas.places import Place, place
 from nas.precomputed import at
 from nas.progress import Live
 from nas.recipe import Pools, Recipe, Sampling, Search, Training
-from nas.report import page
+from nas.report import page, timeline
 from nas.report.story import Story
+from nas.scalars import Scalars
 from nas.search import replay, search_abreast
+from nas.timings import Timings
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 
@@ -74,12 +76,19 @@ class Settings:
     workers: int | None = None
     """Workers on Ray that score; by default what the recipe says, or as many as there is room for.
     """
+    tensorboard: Path | None = None
+    """Folder for TensorBoard, in which the search is a run by the name of --out: scores, latency,
+    budget and losses by round."""
+    price: float | None = None
+    """What a worker costs an hour; the report then says what the search cost."""
 
     def __post_init__(self) -> None:
         if self.on == "here" and (self.address, self.workers) != (None, None):
             raise ValueError("--address and --workers are for --on ray")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; it must be one or more")
+        if self.price is not None:
+            timeline.check_price(self.price)
 
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
@@ -145,7 +154,9 @@ def performer(path: str, settings: Settings) -> Performer:
 
 
 @contextlib.contextmanager
-def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Performer] | None]:
+def workers(
+    path: str, settings: Settings, pools: Pools, observer: Observer
+) -> Iterator[Executor[Performer] | None]:
     """The workers that the settings ask for, which end with this; none in this process.
 
     It comes before JAX starts: Ray's processes are forked, which must not be done beside threads.
@@ -165,33 +176,44 @@ def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Pe
         folders["precomputed"] = at(settings.precomputed)
     make = functools.partial(performer, path, dataclasses.replace(settings, **folders))
     cpus = pools.scoring.workers
-    with OnRay(make, address=settings.address, cpus=cpus, tries=pools.tries) as ray:
+    tries = pools.tries
+    with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=observer) as ray:
         yield ray
 
 
 def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
-    live = Live()
-    with workers(path, settings, recipe.pools) as there:
+    timings = Timings()
+    live = Live(rates=timings.rates)
+    with contextlib.ExitStack() as ended:
+        scalars = None
+        if settings.tensorboard is not None:
+            scalars = ended.enter_context(Scalars(settings.tensorboard, settings.out.name))
+        there = ended.enter_context(workers(path, settings, recipe.pools, timings))
         ours = Performer(recipe, settings.out, live.watch)
-        conductor = Conductor(ours, there) if there else in_process(ours)
+        conductor = Conductor(ours, there, timings=timings) if there else in_process(ours, timings)
         strategy = evolution(recipe.search, ours.space)
         header = settings.header(path, recipe)
         with Journal(settings.out / "journal.jsonl", header) as journal, live:
+            if scalars:
+                scalars.begin(strategy, journal)
             state = replay(strategy, journal)
             if not strategy.ask(state) and ours.delivered:
                 return _already_finished(settings.out, strategy)
-            known = conductor.provenance()
-            _same_device(journal, known)
-            live.begin(strategy, state, known, resumed=len(journal))
-            for done in search_abreast(strategy, conductor, journal):
-                state = done.state
-                live.advance(done)
-            live.watch("pictures and report", 0.0)
-            journal.check()
-            conductor.deliver(state)
+            with timings.recorded(settings.out):
+                known = conductor.provenance()
+                _same_device(journal, known)
+                live.begin(strategy, state, known, resumed=len(journal))
+                for done in search_abreast(strategy, conductor, journal):
+                    state = done.state
+                    live.advance(done)
+                    if scalars:
+                        scalars.add(done)
+                live.watch("pictures and report", 0.0)
+                journal.check()
+                conductor.deliver(state)
     story = Story.read(settings.out, strategy)
-    page.write(story)
+    page.write(story, price=settings.price)
     print(f"\n{page.summary(story)}\n")
     print(f"pipeline  {settings.out / 'pipeline'}\nreport    {settings.out / 'report.html'}")
     print(form(story.state.networks[story.state.current].spec))
