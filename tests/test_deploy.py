@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,11 @@ def test_the_image_is_made_of_files_that_are_there():
     assert all((DEPLOY.parent / name).exists() for name in copied)
     (installs,) = [line for line in lines if line.startswith("RUN")]
     (extras,) = re.findall(r"\.\[([a-z,]+)\]", installs)
-    known = metadata.metadata("nas").get_all("Provides-Extra") or []
-    assert set(extras.split(",")) <= set(known) and "-c requirements.txt" in installs
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    assert (
+        set(extras.split(",")) <= project["optional-dependencies"].keys()
+        and "-c requirements.txt" in installs
+    )
 
 
 def test_ray_takes_the_file_of_ray_up():
