@@ -64,7 +64,8 @@ def main(
 ) -> None:
     asked = recipes.load(recipe)
     pipeline = Pipeline.load(asked.pipeline)
-    pixels, prompts = pictures = asked.pictures()
+    pictures = asked.pictures()
+    pixels, prompts = pictures
     rows = len(prompts)
 
     def encode(pick: np.ndarray) -> None:
