@@ -70,7 +70,7 @@ def main(
 
     def encode(pick: np.ndarray) -> None:
         pipeline.latents(pixels[pick], batch=batch)
-        pipeline.conditioning([prompts[row] for row in pick], batch=batch)
+        pipeline.conditioning([prompts[int(row)] for row in pick], batch=batch)
 
     with tempfile.TemporaryDirectory() as where:
         list(precomputed.write(where, asked, pipeline))
