@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from nas.commands.search import evolution
+from nas.commands.search import evolution, exploring
 from nas.diffusion.pipeline import Pipeline
 from nas.journal import read
 from nas.perform import GUIDED
-from nas.recipe import Search
-from nas.report import page
+from nas.recipe import Exploration, Sampling, Search
+from nas.report import explored, page
 from nas.report.story import Story
 from search_spaces.unet_space import UNetSpace
 
@@ -27,9 +27,29 @@ def run(arguments: list[str]) -> int:
         path = folder / "journal.jsonl"
         raise ValueError(f"{path} has settings of another version: {error}") from None
     space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
+    if "exploration" in header:
+        found = _explored(folder, header, limit, space)
+        print(f"{explored.summary(found)}\n\nreport    {explored.write(found)}")
+        return 0
     story = Story.read(folder, evolution(limit, space))
     print(f"{page.summary(story)}\n\nreport    {page.write(story)}")
     return 0
+
+
+def _explored(
+    folder: Path, header: dict[str, Any], limit: Search, space: UNetSpace
+) -> explored.Explored:
+    settings = header["settings"]
+    asked = {n: tuple(x) if isinstance(x, list) else x for n, x in header["exploration"].items()}
+    strategy = exploring(
+        limit,
+        Sampling(**settings["sampling"]),
+        Exploration(**asked),
+        header["budgets"],
+        header["seed"],
+        space,
+    )
+    return explored.Explored.read(folder, strategy)
 
 
 def journal_of(folder: Path) -> tuple[dict[str, Any], Any]:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from nas.report import headline, sections, tables
+from nas.report import headline, referee, sections, tables
 from nas.report.charts import short
 from nas.report.headline import summary
 from nas.report.pictures import pictures
 from nas.report.story import Story
 
-__all__ = ["page", "summary", "write"]
+__all__ = ["html", "page", "put", "section", "summary", "write"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2530; --soft: #5d6874; --line: #d8dee4;
@@ -81,10 +81,15 @@ details { margin: .5rem 0 } details summary { cursor: pointer }
 
 def write(story: Story) -> Path:
     """Writes `report.html` into the search's folder and returns its path."""
-    target = story.folder / "report.html"
+    return put(story.folder, page(story))
+
+
+def put(folder: Path, text: str) -> Path:
+    """Writes a page as `report.html` into `folder` and returns its path."""
+    target = folder / "report.html"
     draft = target.with_name(f".report.html.{os.getpid()}")
     try:
-        draft.write_text(page(story), encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
@@ -95,21 +100,27 @@ def page(story: Story) -> str:
     """The whole page."""
     parts = [
         _head(story),
-        _section("The way", sections.path(story)),
-        _section("Pictures before and after", pictures(story)),
-        _section("Where the time goes", sections.profile(story)),
-        _section("Architecture before and after", sections.architecture(story)),
-        _section("Every block, every round", sections.rounds(story)),
-        _section("Latency, by calls and as a whole", tables.latency(story)),
-        _section("Training", tables.training(story)),
-        _section("What the search cost", tables.cost(story)),
-        _section("Settings and provenance", tables.settings(story)),
+        section("The way", sections.path(story)),
+        section("Pictures before and after", pictures(story.folder)),
+        section("Where the time goes", sections.profile(story)),
+        section("Architecture before and after", sections.architecture(story)),
+        section("Every block, every round", sections.rounds(story)),
+        section("Greedy against exact choice", referee.section(story.strategy, story.state, 1)),
+        section("Latency, by calls and as a whole", tables.latency(story)),
+        section("Training", tables.training(story)),
+        section("What the search cost", tables.cost(story)),
+        section("Settings and provenance", tables.settings(story)),
     ]
+    return html(_title(story), "".join(parts))
+
+
+def html(title: str, body: str) -> str:
+    """A page of the project's style."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(_title(story))}</title><style>{_STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<body>{body}</body></html>\n"
     )
 
 
@@ -167,5 +178,6 @@ def _tile(name: str, value: str, note: str) -> str:
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of a page."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"

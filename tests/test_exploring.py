@@ -1,0 +1,302 @@
+"""Any strategy searches U-Nets, on several devices at once, and loses nothing when it is killed."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latency_models.bench import Bench, ModelBench
+from latency_models.latency import Whole
+from latency_models.roofline import Roofline
+from latency_models.rows import encode_row
+from nas.cli import run
+from nas.conduct import in_process
+from nas.evolution import Reference, Score, Train
+from nas.exploring import Compare, Exploring, Limit, Price, State
+from nas.journal import Journal
+from nas.perform import Performer
+from nas.report import explored
+from nas.report.explored import Explored
+from nas.search import replay, search, search_abreast
+from nas.strategies.exact import Exact
+from nas.strategies.exploration import Evaluate
+from nas.strategies.nsga2 import NSGA2
+from nas.strategies.outcomes import scored
+from nas.strategies.random import Random
+from nas.strategies.surrogate import Surrogate
+from search_spaces.actions import Choose, Copy, Remove
+from search_spaces.edited import KINDS, Edited, EditedSpace, carrier, led
+from search_spaces.program import calls
+from search_spaces.unet import lower
+from tests import tiny
+from tests.test_search import Shuffled as _Shuffled
+
+SPACE = tiny.unet_space(tiny.UNET)
+SLOW = ModelBench(Roofline(flops_per_s=1e9, bytes_per_s=4e9, overhead_ms=0.01))
+BENCHES: dict[str, Bench] = {"one": tiny.BENCH, "other": SLOW}
+LIMITS = {"one": Limit(0.8), "other": Limit(0.9)}
+SHARDS = 2
+
+
+def strategy(policy: Any, evaluations: int = 6, **changes: Any) -> Exploring:
+    given = {"shards": SHARDS, "caution": 0.0, "edits": ("Remove", "Copy"), **changes}
+    return Exploring(SPACE, policy, LIMITS, evaluations, **given)
+
+
+def worth(edited: Edited) -> float:
+    return sum(1 + i % 3 for i, name in enumerate(tiny.REMOVABLE) if name in edited.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake:
+    """Performs tasks without weights; winners take `slower` times what is predicted."""
+
+    slower: float = 1.0
+
+    def __call__(self, strategy: Exploring, state: State, task: Any) -> dict[str, Any]:
+        match task:
+            case Price(device):
+                return self._price(BENCHES[device], strategy.edits)
+            case Reference():
+                return {"real": [1.0], "mismatched": [0.0], "real_recall": 1.0}
+            case Score(number):
+                return {"cosines": [0.1 * number] * 4, "recall": 1.0}
+            case Train():
+                return {"steps": 1, "losses": [1.0]}
+            case Evaluate(_, proposal, shard):
+                return scored([worth(proposal.spec) + 0.1 * shard])
+            case Compare(number, device):
+                spec = state.networks[number].spec
+                found, seed = _whole(BENCHES[device], spec), _whole(BENCHES[device], SPACE.seed)
+                return {"ms": self.slower * found, "std": 0.0, "seed_ms": seed, "seed_std": 0.0}
+        raise AssertionError(task)
+
+    def _price(self, bench: Bench, kinds: tuple[str, ...]) -> dict[str, Any]:
+        near = EditedSpace(SPACE, kinds)
+        specs = [SPACE.seed, *(e.action.apply(SPACE.seed) for e in near.actions(near.initial()))]
+        wanted = [c for spec in specs for c in calls(lower(spec), SPACE.inputs).values()]
+        networks = [
+            {"removed": gone, "ms": _whole(bench, tiny.without(SPACE.seed, *gone)), "std": 0.0}
+            for gone in ([], list(tiny.REMOVABLE))
+        ]
+        return {
+            "provenance": bench.provenance.to_json(),
+            "rows": [encode_row(*row) for row in bench.table(wanted).rows.items()],
+            "networks": networks,
+        }
+
+
+def _whole(bench: Bench, spec: Any) -> float:
+    return bench.networks([Whole(lower(spec), SPACE.inputs)])[0].ms
+
+
+def go_on(path: Path, asked: Exploring, fake: Any = None, tasks: int | None = None) -> State:
+    with Journal(path, {}) as journal:
+        for _ in itertools.islice(search(asked, fake or Fake(), journal), tasks):
+            pass
+        return replay(asked, journal)
+
+
+@pytest.mark.parametrize("policy", [Random(), NSGA2(2)], ids=repr)
+def test_a_search_killed_anywhere_writes_the_same_journal(tmp_path, policy):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    go_on(whole, strategy(policy, 4))
+    written = whole.read_bytes()
+    for share in (0.2, 0.6, 0.75, 0.9):
+        path.write_bytes(written[: int(share * len(written))])
+        # Anew, as another process has none of what the first remembered.
+        go_on(path, strategy(policy, 4))
+        assert path.read_bytes() == written
+
+
+def test_tasks_that_end_in_any_order_lead_to_the_same_winner(tmp_path):
+    asked = strategy(Random())
+    state = go_on(tmp_path / "one.jsonl", asked)
+    crew = Shuffled(3)
+    with Journal(tmp_path / "other.jsonl", {}) as journal:
+        for _ in search_abreast(asked, crew, journal):
+            pass
+        other = replay(asked, journal)
+    assert other == state and repr(other.winners) == repr(state.winners) and crew.most > 2
+
+
+class Shuffled(_Shuffled):
+    def wait(self, futures) -> None:
+        self.most = max(self.most, len(self._started))
+        future = list(self._started)[self._rng.integers(len(self._started))]
+        future.set_result(Fake()(*self._started.pop(future)))
+
+
+def test_the_winner_keeps_to_the_limits_of_all_devices_and_is_the_best_that_does(tmp_path):
+    asked = strategy(Random(), 8)
+    state = go_on(tmp_path / "journal.jsonl", asked)
+    assert state.search and state.explored
+    problem, best = state.search.problem, state.search.best(state.explored)
+    assert best is not None and state.winners == (best.spec,)
+    assert all(problem.upper_ms(best.spec, d) <= asked.limit_ms(state, d) for d in LIMITS)
+    assert best.quality.mean == max(r.quality.mean for r in state.search.results(state.explored))
+    last = state.networks[-1]
+    assert last.objective == "recovery" and last.spec == best.spec.spec and asked.kept(state, 2)
+
+
+def test_a_winner_that_is_measured_to_be_over_makes_way_for_another(tmp_path):
+    asked = strategy(Random(), 8)
+    state = go_on(tmp_path / "journal.jsonl", asked, Fake(slower=1.1))
+    first, *others = state.winners
+    assert others and first not in others
+    assert asked.correction(state, "one") == pytest.approx(1.1)
+
+
+def test_budgets_that_nothing_can_meet_are_an_error_before_anything_is_trained(tmp_path):
+    limits = {"one": Limit(0.8), "other": Limit(0.01)}
+    asked = dataclasses.replace(strategy(Random()), limits=limits, edits=("Remove",))
+    with pytest.raises(ValueError, match=r"no architecture of these edits .* ms on other"):
+        go_on(tmp_path / "journal.jsonl", asked)
+
+
+def test_edits_that_do_not_exist_are_an_error_that_names_those_that_do():
+    with pytest.raises(ValueError, match=r"one or more of Remove, Copy, Choose, .* not Paint"):
+        strategy(Random(), edits=("Remove", "Paint"))
+
+
+def test_micro_choices_are_searched_and_measured(tmp_path):
+    asked = strategy(Random(), 8, edits=("Choose",))
+    asked = dataclasses.replace(asked, limits={"one": Limit(2.0)})
+    state = go_on(tmp_path / "journal.jsonl", asked)
+    assert state.explored is not None
+    edits = {type(edit) for trial in state.explored.trials for edit in trial.spec.edits}
+    assert edits == {Choose}
+
+
+def test_exact_selection_of_removals_has_its_gap_in_the_report(tmp_path):
+    asked = strategy(Exact(), 40, edits=("Remove",))
+    go_on(tmp_path / "journal.jsonl", asked)
+    told = Explored.read(tmp_path, asked)
+    text = explored.write(told).read_text()
+    assert "Greedy choice is " in text and told.kept
+    assert "The winner: remove " in explored.summary(told)
+    assert all(f"<h3>{device}</h3>" in text for device in LIMITS)
+
+
+# Edits of edits.
+
+NEAR = EditedSpace(SPACE)
+
+
+def _applied(*actions: Any) -> Edited:
+    found = NEAR.initial()
+    for action in actions:
+        step = next(step for step in NEAR.actions(found) if step.action == action)
+        found = step.apply(found)
+    return found
+
+
+def test_edits_that_undo_each_other_leave_no_trace_in_the_weights():
+    block = tiny.REMOVABLE[1]
+    other = Remove(tiny.REMOVABLE[-1])
+    copied = _applied(Copy(block, f"{block}+1"), other, Remove(f"{block}+1"))
+    assert copied == _applied(other) and copied.edits == (other,)
+    choose = next(s.action for s in NEAR.actions(NEAR.initial()) if isinstance(s.action, Choose))
+    assert _applied(choose, Remove(choose.block)).edits == (Remove(choose.block),)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_candidate_is_where_its_edits_lead_and_runs_in_its_carrier(seed):
+    rng, found = np.random.default_rng(seed), NEAR.initial()
+    for _ in range(4):
+        steps = list(NEAR.actions(found))
+        found = steps[rng.integers(len(steps))].apply(found)
+    spec = led(SPACE.seed, found.edits)
+    assert spec == found.spec and tuple(b.name for b in spec.blocks) == found.names
+    whole = carrier(SPACE.seed, found)
+    assert {b.name for b in spec.blocks} <= {b.name for b in whole.blocks}
+
+
+def test_surrogates_tell_candidates_apart_by_blocks_and_not_by_the_way(tmp_path):
+    from nas.strategies.leaves import apart
+
+    one, two = (_applied(Remove(name)) for name in tiny.REMOVABLE[:2])
+    assert 0 < apart(NEAR.initial(), one) < apart(one, two)
+    state = go_on(tmp_path / "journal.jsonl", strategy(Surrogate(first=4), 7))
+    assert state.explored is not None and len(state.explored.trials) == 7
+
+
+# With weights, by the command.
+
+
+@pytest.fixture
+def asked(folders: tiny.Folders, tmp_path: Path, monkeypatch) -> list[str]:
+    monkeypatch.setenv("NAS_TEST_MODELS", str(folders.pipeline.parent))
+    words = ["search", "tests.cli_recipe:recipe", "--out", str(tmp_path / "run")]
+    words += ["--strategy", "random", "--evaluations", "3"]
+    phone = "google-pixel-4-pytorch-vulkan"
+    return [*words, "--device", "here=85%", "--device", f"{phone}=90%", "--caution", "0"]
+
+
+def test_the_command_searches_for_several_devices_and_goes_on(asked, tmp_path, capsys):
+    assert run(asked) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "random evaluated 3 candidates" in said and "within the limit" in said
+    assert (tmp_path / "run" / "pipeline" / "unet").is_dir()
+    journal = tmp_path / "run" / "journal.jsonl"
+    whole = [_without_cost(line) for line in journal.read_text().splitlines()]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "<h3>here</h3>" in report and "Every candidate" in report
+    assert run(asked) == 0 and "holds this finished search" in capsys.readouterr().out
+    assert run(["report", str(tmp_path / "run")]) == 0
+    # Killed in the middle of a candidate, and while the winner was trained.
+    for lines in (8, len(whole) - 4):
+        journal.write_text("".join(json.dumps(line) + "\n" for line in whole[:lines]))
+        assert run(asked) == 0
+        again = [_without_cost(line) for line in journal.read_text().splitlines()]
+        assert again == whole
+
+
+def _without_cost(line: str) -> dict[str, Any]:
+    found = json.loads(line)
+    found.get("outcome", {}).pop("cost", None)
+    return found
+
+
+def test_threads_change_no_number_of_a_candidate_with_edits_of_every_kind(folders):
+    performer = Performer(tiny.recipe(folders), Path("unused"))
+    conductor = in_process(performer)
+    found = NEAR.initial()
+    kinds = {}
+    for step in NEAR.actions(found):
+        kinds.setdefault(type(step.action).__name__, step)
+    assert {"Remove", "Copy", "Choose"} <= kinds.keys() <= set(KINDS)
+    for step in kinds.values():
+        edited = step.apply(found)
+        network = strategy(Random()).network(edited)
+        one, again = (
+            performer.candidate(network, performer.pipeline.unet, edited, 1) for _ in range(2)
+        )
+        performer._carried.clear()  # As another worker has none.
+        other = performer.candidate(network, performer.pipeline.unet, edited, 1)
+        assert np.array_equal(one.images, again.images)
+        assert np.array_equal(one.images, other.images) and np.isfinite(one.images).all()
+    del conductor
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--strategy", "guess"), "no 'guess' among nas.strategies (exact, greedy, local-search"),
+        (("--strategy", "json:loads"), "json:loads with options {}"),
+        (("--strategy", "random", "--options", "x"), "option 'x' is not NAME=VALUE"),
+        (("--strategy", "nsga2", "--options", "size=3"), "unexpected keyword argument 'size'"),
+        (("--strategy", "random", "--edits", "Paint"), "edits are one or more of Remove"),
+        (("--strategy", "random", "--device", "a=9", "--device", "b"), "budget '9' is neither"),
+        (("--device", "here", "--device", "tpu-v3"), "several, or budgets of their own, take a"),
+        (("--scorer", "dog"), "no 'dog' among nas.scorers (clip)"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_clear_message(folders, monkeypatch, words, said, capsys):
+    monkeypatch.setenv("NAS_TEST_MODELS", str(folders.pipeline.parent))
+    assert run(["search", "tests.cli_recipe:recipe", "--out", "unused", *words]) == 1
+    assert said in capsys.readouterr().err
