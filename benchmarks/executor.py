@@ -47,8 +47,9 @@ def work(_: Idler, seconds: float) -> tuple[float, float]:
 
 
 def finish(executor: Executor[Idler], futures: list[Any]) -> list[Any]:
-    while not all(future.done() for future in futures):
-        executor.wait()
+    for future in futures:
+        while not future.done():
+            executor.wait()
     return [future.result() for future in futures]
 
 

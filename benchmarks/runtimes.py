@@ -29,7 +29,6 @@ import tyro
 from latency_models import campaign, check, fitting, store
 from latency_models.bench import CAREFUL
 from latency_models.check import Errors, Pair
-from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel, Whole
 from latency_models.measure import Target
 from latency_models.rows import Network
@@ -37,6 +36,7 @@ from latency_models.runtimes import Runtime, drawn
 from latency_models.runtimes import draw as draw_input
 from nas.devices import RUNTIMES, RuntimeName
 from nas.report import plots
+from search_spaces.blocks import Conv
 from search_spaces.counting import macs
 from search_spaces.ops import Call
 from search_spaces.program import calls
@@ -50,7 +50,12 @@ SHARE = 0.55  # Of the minutes, for blocks; the rest is for whole networks.
 TARGET = Target(relative=0.03, limit_s=20.0)
 BLOCK_PLAN = dataclasses.replace(CAREFUL, seconds=16.0, rounds=16, repeats=1, target=TARGET)
 NETWORK_PLAN = dataclasses.replace(
-    CAREFUL, seconds=8.0, rounds=8, repeats=1, warmup=1, target=TARGET
+    CAREFUL,
+    seconds=5.0,
+    rounds=8,
+    repeats=1,
+    warmup=1,
+    target=dataclasses.replace(TARGET, limit_s=14.0),
 )
 
 
@@ -77,53 +82,20 @@ def networks(seed: int, count: int) -> dict[str, Whole]:
 
 
 def by_size(found: Mapping[str, Whole]) -> dict[str, Whole]:
-    """Smallest first: what is measured in turns takes about as long, and no turn waits for one."""
-    return dict(sorted(found.items(), key=lambda pair: _macs(calls(*pair[1]).values())))
+    """Smallest first, about: what is measured in turns takes about as long, and no turn waits for
+    one."""
 
+    def size(pair: tuple[str, Whole]) -> int:
+        _, (program, inputs) = pair
+        first = next(step.op for step in program if isinstance(step.op, Conv))
+        return inputs["sample"].shape[1] * first.width
 
-GROUP = 4 * campaign.CALLS
-
-
-def grouped(found: list[Call]) -> list[Call]:
-    """In the order given, but by size within every so many: for the same reason."""
-    groups = (found[start : start + GROUP] for start in range(0, len(found), GROUP))
-    return [c for group in groups for c in sorted(group, key=lambda call: macs(call).total)]
-
-
-def blocks(rng: np.random.Generator, count: int) -> list[Call]:
-    """Distinct blocks of random U-Nets, in random order: what makes up most of a network comes
-    early more often."""
-    shares: dict[Call, float] = {}
-    for whole in networks(BLOCKS, count).values():
-        found = list(calls(*whole).values())
-        total = _macs(found)
-        for call in found:
-            shares[call] = max(shares.get(call, 0.0), macs(call).total / total)
-    keys = np.log(np.array(list(shares.values())) + 0.01) + rng.gumbel(size=len(shares))
-    distinct = [list(shares)[i] for i in np.argsort(-keys)]
-    # A kind that was not measured is refused, however little of a network it is.
-    first = [
-        c for name in sorted(set(map(kind, distinct))) for c in _of_kind(distinct, name)[:EACH]
-    ]
-    return list(dict.fromkeys([*first, *distinct]))
-
-
-EACH = 6  # Of every kind, before all others.
-
-
-def _of_kind(found: list[Call], name: str) -> list[Call]:
-    return [call for call in found if kind(call) == name]
+    return dict(sorted(found.items(), key=size))
 
 
 @functools.cache
 def learnt_blocks() -> list[Call]:
-    """Those first that will be the campaign's yardsticks, as they take some milliseconds."""
-    found = blocks(np.random.default_rng(BLOCKS), 60)
-    some = [c for c in found if MODERATE[0] <= macs(c).total <= MODERATE[1]][: campaign.CALLS]
-    return [*some, *grouped([c for c in found if c not in some])]
-
-
-MODERATE = (1e8, 6e8)  # Multiply-accumulates.
+    return campaign.blocks(networks(BLOCKS, 60).values(), BLOCKS)
 
 
 def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole]) -> None:
@@ -145,8 +117,8 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
     learnt = asked.folder / f"{name}-learnt.json"
     tested = asked.folder / f"{name}-held-out.json"
     stages = {
-        "blocks": (SHARE, learnt_blocks(), {}, BLOCK_PLAN),
-        "networks": (1 - SHARE, [], networks(LEARNT, 60), NETWORK_PLAN),
+        "blocks": (SHARE, learnt_blocks, dict, BLOCK_PLAN),
+        "networks": (1 - SHARE, list, lambda: networks(LEARNT, 60), NETWORK_PLAN),
     }
     # What was spent before an interruption counts, to the last portion that was kept.
     clock = asked.folder / f"{name}-minutes.json"
@@ -160,7 +132,9 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
             print(f"{name}, {spent[stage]:.1f} minutes of {stage}: {line}", flush=True)
 
         if (left := share * asked.minutes - before) > 0:
-            done = campaign.measure(learnt, runtime, what, wholes, plan, minutes=left, report=told)
+            done = campaign.measure(
+                learnt, runtime, what(), wholes(), plan, compare=False, minutes=left, report=told
+            )
             refused(done)
     refused(
         campaign.measure(
@@ -170,6 +144,7 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
             held_out,
             NETWORK_PLAN,
             beside=store.load(learnt).table,
+            compare=False,
             report=lambda line: print(line, flush=True),
         )
     )

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from latency_models import store
+from latency_models.features import kind
 from latency_models.latency import Latency, Whole
 from latency_models.measure import Plan, TooNoisy, measure_all
 from latency_models.provenance import Provenance
@@ -17,7 +20,9 @@ from latency_models.rows import Network, brief
 from latency_models.runtimes import Run, Runtime, Subject
 from latency_models.store import Measurements
 from latency_models.table import Table
+from search_spaces.counting import macs
 from search_spaces.ops import Call
+from search_spaces.program import calls as calls_of
 
 CALLS, NETWORKS = 16, 4
 """In a portion: they are measured in turns, so that the machine's drift is theirs together."""
@@ -32,8 +37,17 @@ _FIRST = 4
 """Times as long for the first portion of a file, which sets the pace for all that follow: slow
 seconds come up to a quarter of a minute on end, and most of its rounds should be others."""
 
+_MODERATE = (1e8, 6e8)
+"""Multiply-accumulates of calls that are measured first, since some of them will be yardsticks."""
+
+_SHARE = 0.55
+"""Of the minutes, for calls where networks are to be measured, too."""
+
+_EACH = 6
+"""Calls of every kind before all others: a kind that was not measured is refused."""
+
 _STRANDED = 3
-"""Portions on end without one round at the pace of before, after which a campaign gives up."""
+"""Portions on end without one round near the pace of before, after which a campaign gives up."""
 
 
 class OffPace(ValueError):
@@ -74,17 +88,23 @@ def measure(
     plan: Plan,
     *,
     beside: Table | None = None,
+    compare: bool = True,
     minutes: float | None = None,
     report: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Done:
     """Measures what the file at `path` lacks, calls first, and adds it there.
 
-    No portion is begun after `minutes`. What the runtime cannot run, and what is too noisy to mean
+    No portion is begun after `minutes`, and of these calls leave networks their part. Calls are
+    measured in the order given, by and large: portions are of calls that take about as long. What
+    the runtime cannot run, and what is too noisy to mean
     anything, is named in what comes back, with the reason. `beside` are calls that the same runtime
-    ran here before, whose pace is to be kept; by default those of the file. A portion in which the
-    machine never ran at that pace is tried once more, later. Raises `OffPace` where this goes on:
-    what is measured then does not compare with what is there.
+    ran here before, at whose pace latencies are given; by default those of the file. A portion in
+    which the machine never ran about as fast is tried once more, later. Without `compare` what
+    networks as a whole compute is not compared with what JAX does, as that of calls is.
+
+    Raises `OffPace` where the machine keeps another pace: what is measured then does not compare
+    with what is there.
     """
     begin, provenance = clock(), runtime.provenance
     known = store.read(path, provenance)
@@ -92,16 +112,20 @@ def measure(
     wanted = list(dict.fromkeys(wanted))
     calls = [Task(brief(call), call) for call in wanted if call not in known.table.rows]
     wholes = [Task(name, whole) for name, whole in networks.items() if name not in there]
-    waiting = [*_portions(calls, CALLS), *_portions(wholes, NETWORKS)]
+    waiting = [*_portions(_grouped(calls), CALLS), *_portions(wholes, NETWORKS)]
     measured, refused, asked = 0, dict[str, str](), len(wanted) + len(networks)
     yardsticks: list[Yardstick] = []
     later: list[Sequence[Task]] = []
-    stranded = 0
-    while (waiting or later) and (minutes is None or clock() - begin < 60 * minutes):
+    left = stranded = 0
+    while waiting or later:
         again, portion = not waiting, (waiting or later).pop(0)
+        share = _SHARE if wholes and isinstance(portion[0].subject, Call) else 1.0
+        if minutes is not None and clock() - begin >= 60 * minutes * share:
+            left += len(portion)
+            continue
         yardsticks = yardsticks or _yardsticks(beside or known.table, runtime)
         first = not (yardsticks or known.table.rows)
-        found = _measured(portion, yardsticks, runtime, _longer(plan) if first else plan)
+        found = _measured(portion, yardsticks, runtime, _longer(plan) if first else plan, compare)
         stranded = stranded + 1 if found.nothing else 0
         if stranded == _STRANDED:
             raise OffPace(
@@ -119,9 +143,40 @@ def measure(
         measured += len(found.rows)
         over = measured + len(refused)
         report(f"{over} of {len(calls) + len(wholes)} measured, {len(refused)} of them refused")
-    waiting += later
-    left = sum(map(len, waiting))
     return Done(measured, asked - len(calls) - len(wholes), left, refused)
+
+
+def blocks(networks: Iterable[Whole], seed: int = 0) -> list[Call]:
+    """Distinct blocks of the networks, in an order in which to measure as many as there is time
+    for: some of every kind first, then at random, what makes up most of a network early more
+    often."""
+    shares: dict[Call, float] = {}
+    for whole in networks:
+        found = list(calls_of(*whole).values())
+        total = sum(_size(call) for call in found)
+        for call in found:
+            shares[call] = max(shares.get(call, 0.0), _size(call) / max(1, total))
+    # Gumbel noise on logarithms draws in proportion, without drawing anything twice.
+    noise = np.random.default_rng(seed).gumbel(size=len(shares))
+    keys = np.log(np.array(list(shares.values())) + 0.01) + noise
+    distinct = [list(shares)[i] for i in np.argsort(-keys)]
+    kinds = sorted(set(map(kind, distinct)))
+    first = [[c for c in distinct if kind(c) == name][:_EACH] for name in kinds]
+    return list(dict.fromkeys([*(c for some in first for c in some), *distinct]))
+
+
+def _size(call: Call) -> int:
+    return macs(call).total
+
+
+def _grouped(tasks: Sequence[Task]) -> list[Task]:
+    """Calls that can be yardsticks first. The others in the order given, but by size within every
+    so many: what is measured in turns takes about as long then, and no turn waits for one."""
+    size = {task: _size(task.subject) for task in tasks if isinstance(task.subject, Call)}
+    first = [task for task in tasks if _MODERATE[0] <= size[task] <= _MODERATE[1]][:CALLS]
+    rest = [task for task in tasks if task not in first]
+    groups = (rest[start : start + 4 * CALLS] for start in range(0, len(rest), 4 * CALLS))
+    return [*first, *(task for group in groups for task in sorted(group, key=size.__getitem__))]
 
 
 def _longer(plan: Plan) -> Plan:
@@ -160,12 +215,17 @@ class Found(NamedTuple):
 
 
 def _measured(
-    portion: Sequence[Task], yardsticks: Sequence[Yardstick], runtime: Runtime, plan: Plan
+    portion: Sequence[Task],
+    yardsticks: Sequence[Yardstick],
+    runtime: Runtime,
+    plan: Plan,
+    compare: bool,
 ) -> Found:
     ready, runs, refused = [], [], {}
     for task in portion:
         try:
-            runs.append(runtime.prepare(task.subject).run)
+            whole = isinstance(task.subject, Whole)
+            runs.append(runtime.prepare(task.subject, compare=compare or not whole).run)
             ready.append(task)
         except ValueError as error:
             refused[task.name] = str(error)

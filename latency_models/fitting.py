@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from latency_models import calibrate, check, gaussian, learned, trees
+from latency_models import calibrate, check, conditioned, gaussian, learned, trees
 from latency_models.check import Errors
 from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel
@@ -105,15 +105,9 @@ def _fitted(
     if not networks:
         return model
     parts = [(tuple(calls(*network.whole).values()), network.latency) for network in networks]
-    if len(networks) >= _SHOW_STARTS:
-        model = calibrate.within(model, parts)
-    kinds = {kind(call) for own, _ in parts for call in own}
-    return calibrate.fit(model, parts, kinds=len(networks) >= _SHOW_KINDS * len(kinds))
-
-
-# Networks from which on starts are looked for, and, for each kind of op, factors of kinds: with few
-# networks these fit noise.
-_SHOW_STARTS, _SHOW_KINDS = 8, 6
+    if isinstance(model, learned.Learned):
+        return conditioned.fit(model, parts)
+    return calibrate.fit(model, parts)
 
 
 def card(found: Measurements, fitted: Fitted, method: str, source: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from latency_models.learned import Regressor
+from latency_models.learned import Regressor, same_rows
 
 _QUERIES = 64  # Predicted at once, so that any number of them takes one program.
 _ROWS = 400  # Among which lengths are chosen: a likelihood takes the cube of their number.
@@ -53,16 +53,25 @@ class Gaussian(Regressor):
         variance = np.concatenate([*deviations, np.empty(0)]) + self.noise**2
         return np.concatenate([*means, np.empty(0)]), self.widening * np.sqrt(variance)
 
-    def covariance(self, x: np.ndarray) -> np.ndarray:
+    def covariance(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         """What is alike is wrong alike: the process's own covariance, and noise of each row."""
-        size = _QUERIES * -(-max(1, len(x)) // _QUERIES)
-        scaled = np.asarray(x, np.float32) / self.lengths
-        padded = np.pad(scaled, ((0, size - len(x)), (0, 0)))
-        found = np.asarray(_together(padded, self.x, self.factor, self.amplitude), np.float64)
-        signal = found[: len(x), : len(x)]
+        near, far = (_padded(np.asarray(part, np.float32) / self.lengths) for part in (x, z))
+        found = np.asarray(_together(near, far, self.x, self.factor, self.amplitude), np.float64)
+        signal, same = found[: len(x), : len(z)], same_rows(x, z)
         # Rounding may leave less than nothing where much is known.
-        own = np.diag(self.noise**2 + np.maximum(0.0, -np.diag(signal)))
-        return self.widening**2 * (signal + own)
+        signal = np.where(same, np.maximum(signal, 0.0), signal)
+        return self.widening**2 * (signal + self.noise**2 * same)
+
+
+def matern(x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Matern's correlation with smoothness 3/2, of features in lengths: `[len(x), len(z)]`."""
+    near, far = (_padded(np.asarray(part, np.float32)) for part in (x, z))
+    return np.asarray(_correlation(near, far), np.float64)[: len(x), : len(z)]
+
+
+def _padded(x: np.ndarray) -> np.ndarray:
+    """`x` with rows added, so that few sizes are compiled for."""
+    return np.pad(x, ((0, -len(x) % _QUERIES), (0, 0)))
 
 
 def fit(x: np.ndarray, y: np.ndarray, std: np.ndarray, *, seed: int = 0) -> Gaussian:
@@ -153,6 +162,16 @@ def _predict(x: jax.Array, seen: jax.Array, pull: jax.Array, factor: jax.Array, 
 
 
 @jax.jit
-def _together(x: jax.Array, seen: jax.Array, factor: jax.Array, amplitude: float):
-    half = jax.scipy.linalg.solve_triangular(factor, _kernel(x, seen, amplitude).T, lower=True)
-    return _kernel(x, x, amplitude) - half.T @ half
+def _together(
+    x: jax.Array, z: jax.Array, seen: jax.Array, factor: jax.Array, amplitude: float
+) -> jax.Array:
+    near, far = (
+        jax.scipy.linalg.solve_triangular(factor, _kernel(part, seen, amplitude).T, lower=True)
+        for part in (x, z)
+    )
+    return _kernel(x, z, amplitude) - near.T @ far
+
+
+@jax.jit
+def _correlation(x: jax.Array, z: jax.Array) -> jax.Array:
+    return _kernel(x, z, 1.0)

@@ -23,9 +23,15 @@ class Regressor(abc.ABC):
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and standard deviations, `[n]` each."""
 
-    def covariance(self, x: np.ndarray) -> np.ndarray:
-        """Of the errors at rows, `[n, n]`: none between two rows, unless a regressor knows it."""
-        return np.diag(self.predict(x)[1] ** 2)
+    def covariance(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Of the errors at rows `[n, features]` and `[m, features]`: `[n, m]`. Equal rows share
+        theirs; unless a regressor knows of it, others have nothing in common."""
+        return np.outer(self.predict(x)[1], self.predict(z)[1]) * same_rows(x, z)
+
+
+def same_rows(x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Which rows of `x` are rows of `z`, `[len(x), len(z)]`."""
+    return (x[:, None] == z[None]).all(-1)
 
 
 Fit: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], Regressor]
@@ -55,7 +61,7 @@ class Learned(LatencyModel):
         order = np.lexsort([*x.T, ms])
         x, ms = x[order], ms[order]
         # A call made twice is wrong by the same amount twice, and calls that are alike nearly so.
-        variance = ms @ np.expm1(self.regressor.covariance(x)) @ ms
+        variance = ms @ np.expm1(self.regressor.covariance(x, x)) @ ms
         return Latency(math.fsum(ms), math.sqrt(max(0.0, float(variance))))
 
     def price(self, calls: tuple[Call, ...]) -> list[Latency]:

@@ -59,9 +59,14 @@ class Target:
     """Change from the first to the last third of the rounds from which on it is refused."""
     pace: float = 0.05
     """Change of all that is measured together from which on a round is left out: see `usual`."""
+    corrected: float = 0.25
+    """Change of the yardsticks, where there are some, up to which a round is put right by it, and
+    from which on it is left out."""
 
     def __post_init__(self) -> None:
-        shares = 0 < self.relative <= self.useless and min(self.drift, self.pace) > 0
+        shares = (
+            0 < self.relative <= self.useless and min(self.drift, self.pace, self.corrected) > 0
+        )
         if not (0 < self.confidence < 1 and shares):
             raise ValueError(
                 f"{self}: a confidence is between 0 and 1, and the accuracy that is wanted is no "
@@ -168,8 +173,9 @@ def measure_all(
     """Latencies of the runs, in their order, measured in turns. A run returns once it is done.
 
     `yardsticks` are milliseconds that some runs, by their indices, took when they were measured
-    before: with a target, rounds in which these took longer or shorter do not count, so what is
-    measured today compares with what was measured then. Raises `TooNoisy` as the target asks.
+    before: with a target, what a round took is divided by what these took in it over what they took
+    then, so what is measured today compares with what was measured then. Raises `TooNoisy` as the
+    target asks.
     """
     if not runs:
         return []
@@ -250,11 +256,14 @@ _FEWEST = 5  # Rounds, for there to be a median with an error.
 def _counted(
     rounds: Sequence[Rounds], target: Target, yardsticks: Mapping[int, float]
 ) -> list[list[np.ndarray]]:
-    """The rounds that count, of each run; fewer than five only where yardsticks say so."""
-    steady = usual(rounds, target.pace, yardsticks)
-    own = [[times[number] for number in times if number in steady] for times in rounds]
+    """The rounds that count, of each run, put right by what yardsticks say of the pace of each.
+    There are fewer than five only where yardsticks say so."""
     if yardsticks:
-        return own
+        at = paces(rounds, yardsticks)
+        near = {number for number in at if abs(at[number] - 1) <= target.corrected}
+        return [[took / at[i] for i, took in times.items() if i in near] for times in rounds]
+    steady = usual(rounds, target.pace)
+    own = [[times[number] for number in times if number in steady] for times in rounds]
     return [
         some if len(some) >= _FEWEST else list(times.values())
         for some, times in zip(own, rounds, strict=True)
@@ -272,44 +281,34 @@ def _steady(
     ]
 
 
-def usual(
-    rounds: Sequence[Rounds],
-    pace: float,
-    yardsticks: Mapping[int, float] = MappingProxyType({}),
-) -> frozenset[int]:
+def usual(rounds: Sequence[Rounds], pace: float) -> frozenset[int]:
     """Numbers of the rounds in which the machine ran as it mostly does.
 
     Machines that others share are slow for seconds, in all that they run, and what is slow in such
-    a round is not the run. A round is left out where the yardsticks took longer or shorter, in the
-    median, than is known by more than `pace`. Without yardsticks, all runs are held against what
-    they mostly take, if there are three or more; if that leaves out half of the rounds, nothing is
-    usual and all of them count.
+    a round is not the run. All runs are held against what they mostly take, if there are three or
+    more, and a round is left out where they took longer or shorter, in the median, by more than
+    `pace`. If that leaves out half of the rounds, nothing is usual and all of them count.
     """
-    mostly = dict(yardsticks) or {
-        i: float(np.median(_centres(times.values()))) for i, times in enumerate(rounds)
-    }
     every = sorted({number for times in rounds for number in times})
-    paces = {
-        number: [
-            float(np.median(rounds[i][number])) / ms
-            for i, ms in mostly.items()
-            if number in rounds[i]
-        ]
-        for number in every
+    mostly = [float(np.median(_centres(times.values()))) for times in rounds]
+    found = []
+    for number in every:
+        ran = [i for i, times in enumerate(rounds) if number in times]
+        own = [float(np.median(rounds[i][number])) / mostly[i] for i in ran]
+        if len(own) < 3 or abs(float(np.median(own)) - 1) <= pace:
+            found.append(number)
+    return frozenset(found if 2 * len(found) > len(every) else every)
+
+
+def paces(rounds: Sequence[Rounds], yardsticks: Mapping[int, float]) -> dict[int, float]:
+    """What the yardsticks took in each round over what they took before, in the median."""
+    numbers = next(iter(rounds[i] for i in yardsticks))
+    return {
+        number: float(
+            np.median([np.median(rounds[i][number]) / ms for i, ms in yardsticks.items()])
+        )
+        for number in numbers
     }
-    fewest = 1 if yardsticks else 3
-    found = [
-        number
-        for number, own in paces.items()
-        if len(own) < fewest or abs(float(np.median(own)) - 1) <= pace
-    ]
-    return frozenset(found if yardsticks or 2 * len(found) > len(every) else every)
-
-
-def _slowness(rounds: Sequence[Rounds], yardsticks: Mapping[int, float]) -> float:
-    """What the yardsticks take now over what they took before, in the median."""
-    taken = [float(np.median(_centres(rounds[i].values()))) / ms for i, ms in yardsticks.items()]
-    return float(np.median(taken)) if taken else 1.0
 
 
 def standard_error(samples: np.ndarray) -> float:
@@ -346,9 +345,10 @@ def _meaningful(
             [hot] * len(rounds),
         )
     found, counted = _steady(rounds, target, yardsticks), _counted(rounds, target, yardsticks)
-    mostly = f"and took mostly {_slowness(rounds, yardsticks):.2f} times as long"
+    pace = float(np.median([*paces(rounds, yardsticks).values()])) if yardsticks else 1.0
     reasons = [
-        f"the machine ran at its pace of before in {len(some)} of {len(times)} rounds, {mostly}"
+        f"the machine ran about as fast as before in {len(some)} of {len(times)} rounds, and took "
+        f"mostly {pace:.2f} times as long"
         if latency is None
         else _meaningless(some, latency, target)
         for times, some, latency in zip(rounds, counted, found, strict=True)

@@ -18,6 +18,7 @@ from safetensors.numpy import save as save_tensors
 from latency_models import (
     calibrate,
     components,
+    conditioned,
     fewshot,
     gaussian,
     interpolation,
@@ -36,8 +37,8 @@ from search_spaces import values
 
 KNOWN = (
     calibrate.Calibrated,
-    calibrate.Within,
     components.Basis,
+    conditioned.Conditioned,
     fewshot.FewShot,
     fewshot.Kin,
     gaussian.Gaussian,

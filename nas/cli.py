@@ -23,7 +23,10 @@ _TUNABLES = ":".join(
 USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
 
   nas search [RECIPE] [--budget 75%] [--device DEVICE]    runs a search, or goes on with it
+  nas search [RECIPE] --strategy NAME --device D=75% ...  any strategy, for several devices at once
   nas search [RECIPE] --on ray [--address A] ...          the same on a cluster, or many processes
+  nas precompute [RECIPE] --out PATH_OR_URL               encodes training data once, for workers
+  nas plan [RECIPE] [--journal FOLDER] [--workers N]      forecasts what a search will take
   nas report FOLDER                                       writes a search's report again
   nas describe PRESET_OR_FOLDER [--against OTHER]         prints an architecture and what it costs
   nas profile PRESET_OR_FOLDER... [--runtime RUNTIME]     measures blocks and networks here

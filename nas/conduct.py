@@ -4,6 +4,7 @@ The calls of a task are independent, and their results are put together in the o
 so an outcome is the same to the bit however many workers there were and whichever ended first.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Collection
@@ -132,8 +133,9 @@ class Conductor:
             self._executor.submit(self._pools.scoring, costed, Performer.embedded, *given, shard)
             for shard in range(self._shards)
         ]
+        done = itertools.count(1)
         for call in calls:
-            call.add_done_callback(lambda _: self._follow(calls))
+            call.add_done_callback(lambda _: self.performer.watch("score", next(done) / len(calls)))
         return _clear(task, together(calls, self._scored))
 
     def _scored(self, parts: list[tuple[Embedded, Cost]]) -> Outcome:
@@ -146,9 +148,6 @@ class Conductor:
             raise Failed(f"its score is no number for {wrong} of {len(cosines)} prompts")
         outcome = {"cosines": [float(c) for c in cosines], "recall": recall(images, prompts)}
         return _with_cost(outcome, [c._replace(seconds=c.seconds / self._abreast) for c in costs])
-
-    def _follow(self, calls: list[Future[Any]]) -> None:
-        self.performer.watch("score", sum(call.done() for call in calls) / len(calls))
 
     def _weights(self, network: Network, number: int) -> Shared[Any] | None:
         """The weights of network `number` for calls, sent once; `None` for the seed's."""

@@ -2,7 +2,8 @@
 
 A worker is an object that is costly to make and worth keeping: it holds networks and compiled
 programs. A call is a function of a worker and of arguments. `Here` has one worker, in this process;
-`nas.on_ray` has many, in processes on one machine or on a cluster's. Nothing else knows which.
+`nas.on_ray` has many, in processes on one machine or on a cluster's, and `nas.simulation` as many
+as one likes, on a virtual clock. Nothing else knows which.
 
 Futures are those of `concurrent.futures`. An executor works, notices what ended and replaces what
 broke only inside `wait`, in the thread that calls it: there is no thread of its own that could be
@@ -225,17 +226,18 @@ def together(parts: list[Future[Any]], combine: Callable[[list[Any]], R]) -> Fut
     Cancelling it cancels the parts.
     """
     whole: Future[R] = Future()
+    missing = len(parts)
 
-    def note(_: Future[Any]) -> None:
+    def note(part: Future[Any]) -> None:
+        nonlocal missing
+        missing -= 1
         if whole.done():
             return
-        failed = next((p for p in parts if p.done() and (p.cancelled() or p.exception())), None)
-        if failed is not None:
-            if failed.cancelled():
-                whole.cancel()
-            else:
-                whole.set_exception(failed.exception())
-        elif all(part.done() for part in parts):
+        if part.cancelled():
+            whole.cancel()
+        elif part.exception():
+            whole.set_exception(part.exception())
+        elif not missing:
             try:
                 whole.set_result(combine([part.result() for part in parts]))
             except Exception as error:

@@ -1,12 +1,12 @@
-"""The journal: an append-only file of JSON lines, and the only record of a search."""
+"""The journal: JSON lines that are only ever appended to, and the only record of a search."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from nas.logs import log
+from nas.places import Place
 from search_spaces.values import decode, encode
 
 VERSION = 1
@@ -19,30 +19,24 @@ Entry: TypeAlias = tuple[Any, Outcome]
 class Journal:
     """Finished tasks and their outcomes, in order, under a header that says what was asked for.
 
-    One writer at a time: opening takes a lock that the system frees when the process dies. A last
-    line that was cut short by a kill is dropped, since its task counts as not done; a damaged line
-    before it is an error.
+    One writer at a time, by a lock that outlives no process: see `nas.logs`. A last line that was
+    cut short by a kill is dropped, since its task counts as not done; a damaged line before it is
+    an error.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Place, header: Mapping[str, Any]):
+        """Raises `ValueError` if another process writes it, or it is another search's."""
         self.path = path
-        self._file = path.open("a+b")
+        self._log = log(path)
+        asked = {"journal": VERSION, **header}
         try:
-            self._lock()
-            self._cut_torn_line()
-            self._entries = self._begin({"journal": VERSION, **header})
+            if (found := next(read_lines(path), None)) is not None:
+                _same(path, found, asked)  # Before anybody is kept waiting for a lock.
+            self._log.take()
+            self._entries = self._begin(asked)
         except BaseException:
-            self._file.close()
+            self._log.close()
             raise
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"another process is writing {self.path}; wait for it or stop it"
-            ) from None
 
     def _begin(self, header: Mapping[str, Any]) -> list[Entry]:
         """Writes the header of a new journal; checks it, and returns the entries, of an old one."""
@@ -60,62 +54,59 @@ class Journal:
         return len(self._entries)
 
     def append(self, task: Any, outcome: Outcome) -> None:
-        """Returns once the entry is on disk."""
+        """Returns once the entry is stored. Raises `ValueError` if another process took over."""
         self._write({"task": encode(task), "outcome": dict(outcome)})
         self._entries.append((task, outcome))
+
+    def check(self) -> None:
+        """Raises `ValueError` if another process took over."""
+        self._log.check()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._log.close()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         # JSON's shortest form of a float reads back as the same float.
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _cut_torn_line(self) -> None:
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
+        self._log.append(json.dumps(line, allow_nan=False).encode() + b"\n")
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Entry]]:
+def read(path: Place) -> tuple[dict[str, Any], list[Entry]]:
     """The header and the entries of the journal at `path`, which may still be growing."""
-    lines = list(read_lines(path))
+    lines = list(_named_lines(path))
     if not lines:
-        raise ValueError(f"{path} is empty: the search has not begun")
+        there = isinstance(path, Path) and path.exists()
+        raise ValueError(
+            f"{path} is empty: the search has not begun" if there else f"no journal {path}"
+        )
     entries = []
-    for number, line in enumerate(lines[1:], 2):
+    for name, line in lines[1:]:
         try:
             entries.append(entry(line))
         except ValueError as error:
-            raise ValueError(f"{path}, line {number} is no entry: {error}") from None
-    return lines[0], entries
+            raise ValueError(f"{path}, {name} is no entry: {error}") from None
+    return lines[0][1], entries
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the whole lines of the journal at `path`.
+def read_lines(path: Place) -> Iterator[dict[str, Any]]:
+    """Yields the whole lines of the journal at `path`; none if there is none.
 
     Raises `ValueError` naming the line that is no JSON object.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"no journal {path}") from None
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            return
+    return (line for _, line in _named_lines(path))
+
+
+def _named_lines(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, line in log(path).lines():
         try:
             found = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number} is damaged: {error}") from None
+            raise ValueError(f"{path}, {name} is damaged: {error}") from None
         if not isinstance(found, dict):
-            raise ValueError(f"{path}, line {number} is no object")
-        yield found
+            raise ValueError(f"{path}, {name} is no object")
+        yield name, found
 
 
 def entry(line: Mapping[str, Any]) -> Entry:
@@ -125,7 +116,7 @@ def entry(line: Mapping[str, Any]) -> Entry:
     return decode(line["task"]), line["outcome"]
 
 
-def _same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _same(path: Place, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raises `ValueError` naming the settings in which the journal's header differs."""
     there, here = dict(flat(found)), dict(flat(json.loads(json.dumps(asked))))
     differing = sorted(n for n in there.keys() | here.keys() if there.get(n) != here.get(n))

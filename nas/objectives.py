@@ -1,8 +1,8 @@
 """What a U-Net is trained for: denoising, with blocks skipped, and agreement with a teacher."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -106,12 +106,20 @@ def _cast(x: np.ndarray, precision: jnp.dtype) -> jax.Array:
     return jnp.asarray(x, precision if jnp.issubdtype(x.dtype, jnp.floating) else None)
 
 
+class Rows(Protocol):
+    """Rows of an array, in memory or read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Captioned:
     """Training data: latents, what they are conditioned on, and the same of no prompt."""
 
-    latents: np.ndarray  # [rows, height, width, channels] float32
-    conditioning: Conditioning  # [rows, ...] each.
+    latents: Rows  # [rows, height, width, channels] float32
+    conditioning: Mapping[str, Rows]  # [rows, ...] each.
     unconditional: Conditioning  # [1, ...] each.
 
     def conditioning_of(self, rows: np.ndarray) -> Conditioning:

@@ -1,21 +1,20 @@
 """Workers in processes of Ray, on this machine or on a cluster. The only module that knows of Ray.
 
-A worker is an actor that Ray does not restart: it is replaced here, where it is known what it was
-doing. It has one call at a time, so when it dies or overruns, it is known which call is to blame.
+A worker is an actor that Ray does not restart: `nas.dispatch` replaces it.
 """
 
 import contextlib
-import dataclasses
 import os
+import queue
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any, Concatenate, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
 
-from nas.executors import NOTHING, TRIES, Call, Pool, Shared
+from nas.dispatch import Died, Dispatcher, Lost, Report, Worker
+from nas.executors import TRIES, Call, Pool, Shared
 
 try:
     import ray
@@ -28,11 +27,6 @@ except ModuleNotFoundError as error:
 
 W = TypeVar("W")
 R = TypeVar("R")
-T = TypeVar("T")
-
-LOSSES = 20  # How often a call may lose its worker together with the node it is on.
-LOOK = 1.0  # Seconds between looks at the deadlines.
-START = 900.0  # Seconds that a worker may take to be placed and to be ready.
 
 
 class Host(Generic[W]):
@@ -63,33 +57,11 @@ class Host(Generic[W]):
         return self._kept[1]
 
 
-@dataclasses.dataclass(eq=False)
-class _Worker:
-    """A worker as seen from here. It is idle, or it starts or is busy with a call."""
-
-    pool: Pool
-    actor: Any
-    doing: Future[Any] | None
-    since: float  # On the monotonic clock.
-    node: str | None = None  # Where it is, once it has started.
-    call: Call | None = None
-
-    @property
-    def limit(self) -> float:
-        """Seconds it may take for what it is doing."""
-        return self.pool.deadline if self.call else START
-
-    @property
-    def overdue(self) -> bool:
-        return self.doing is not None and time.monotonic() > self.since + self.limit
-
-
-class OnRay(Generic[W]):
+class OnRay(Dispatcher[W]):
     """Workers made by `make()` in other processes, as many as a call's pool says.
 
     `address` is that of a cluster; without one, a cluster of `cpus` cores is started on this
-    machine and ends with this process, however that ends. A worker that dies or overruns is
-    replaced, and its call is given to the next that is free; what others do is not touched.
+    machine and ends with this process, however that ends.
     """
 
     def __init__(
@@ -100,170 +72,71 @@ class OnRay(Generic[W]):
         cpus: int | None = None,
         tries: int = TRIES,
     ):
-        self._make = cloudpickle.dumps(make)  # pyright: ignore[reportPrivateImportUsage]
-        self._tries = tries
-        self._queue: deque[Call] = deque()
-        self._workers: list[_Worker] = []
-        self._false_starts: list[str] = []  # Why workers did not start, since the last that did.
+        pickled = cloudpickle.dumps(make)  # pyright: ignore[reportPrivateImportUsage]
         _connect(address, cpus)
+        super().__init__(_Actors(pickled), tries=tries)
 
-    def share(self, value: T) -> Shared[T]:
+
+class _Actors:
+    """Workers that are actors. What becomes of them is put into a queue as it happens."""
+
+    def __init__(self, make: bytes):
+        self._make = make
+        self._host: Any = ray.remote(Host)
+        self._ended: queue.SimpleQueue[tuple[Worker, Call | None, Future[Any]]]
+        self._ended = queue.SimpleQueue()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def share(self, value: Any) -> Shared[Any]:
         return Shared(ray.put(value))
 
-    def submit(
-        self, pool: Pool, function: Callable[Concatenate[W, ...], R], /, *arguments: Any
-    ) -> Future[R]:
-        self._queue.append(Call(pool, function, arguments))
-        return self._queue[-1].future
+    def start(self, worker: Worker) -> None:
+        options, environment = _options(worker.pool), _environment(worker.pool)
+        worker.handle = self._host.options(**options).remote(environment, self._make)
+        self._follow(worker, None, worker.handle.start.remote().future())
 
-    def wait(self) -> None:
-        while not self.step():
-            pass
+    def call(self, worker: Worker, call: Call) -> None:
+        begun = worker.handle.call.remote(call.function, call.arguments)
+        self._follow(worker, call, begun.future())
 
-    def step(self) -> bool:
-        """Gives out calls, and waits a second at most; whether the future of another is done."""
-        self._assign()
-        doing = [worker.doing for worker in self._workers if worker.doing]
-        if not doing:
-            raise ValueError(NOTHING)
-        wait(doing, timeout=LOOK, return_when=FIRST_COMPLETED)
-        # A list, so that all that happened is taken note of.
-        return any([self._note(worker) for worker in tuple(self._workers)])
+    def _follow(self, worker: Worker, call: Call | None, doing: Future[Any]) -> None:
+        doing.add_done_callback(lambda done: self._ended.put((worker, call, done)))
 
-    def __enter__(self) -> "OnRay[W]":
-        return self
+    def end(self, worker: Worker) -> None:
+        with contextlib.suppress(Exception):  # It may be gone already.
+            ray.kill(worker.handle)
 
-    def __exit__(self, *_: object) -> None:
-        for call in self._queue:
-            call.future.cancel()
-        for worker in tuple(self._workers):
-            self._remove(worker)
-        ray.shutdown()
-
-    # Who does what.
-
-    def _assign(self) -> None:
-        """Gives the oldest calls to idle workers, and has workers started for the others."""
-        waiting: deque[Call] = deque()
-        for call in self._queue:
-            if not call.wanted:
-                continue
-            idle = next((w for w in self._workers if not w.doing and w.pool == call.pool), None)
-            if idle is None:
-                waiting.append(call)
-            else:
-                idle.call, idle.since = call, time.monotonic()
-                idle.doing = idle.actor.call.remote(call.function, call.arguments).future()
-        self._queue = waiting
-        for pool in _distinct(call.pool for call in waiting):
-            self._staff(pool, sum(call.pool == pool for call in waiting))
-
-    def _staff(self, pool: Pool, calls: int) -> None:
-        """Starts workers of `pool` for so many calls that wait."""
-        ours = [worker for worker in self._workers if worker.pool == pool]
-        calls -= sum(worker.node is None for worker in ours)
-        wanted = _room(pool) if pool.workers is None else pool.workers
-        host: Any = ray.remote(Host)
-        for _ in range(min(wanted - len(ours), calls)):
-            self._dismiss_idle(pool)
-            actor = host.options(**_options(pool)).remote(_environment(pool), self._make)
-            started = actor.start.remote().future()
-            self._workers.append(_Worker(pool, actor, started, time.monotonic()))
-
-    def _dismiss_idle(self, pool: Pool) -> None:
-        """Ends workers that nothing waits for, where they hold what a worker of `pool` lacks."""
-        asked = _asked(pool)
-        if any(_fits(asked, free) for free in self._free()):
-            return
-        needed = [pool, *(call.pool for call in self._queue)]
-        for worker in tuple(self._workers):
-            if (
-                not worker.doing
-                and worker.pool not in needed
-                and asked.keys() & _asked(worker.pool)
-            ):
-                self._remove(worker)
-
-    def _free(self) -> list[dict[str, float]]:
-        """What our workers leave of every node's resources; what others hold is not known."""
-        found = []
-        for node in ray.nodes():
-            free = dict(node["Resources"]) if node["Alive"] else {}
-            for worker in self._workers:
-                if worker.node == node["NodeID"]:
-                    for name, amount in _asked(worker.pool).items():
-                        free[name] = free.get(name, 0.0) - amount
-            found.append(free)
+    def wait(self, seconds: float) -> list[Report]:
+        found: list[Report] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._report(*self._ended.get(timeout=seconds)))
+            while True:
+                found.append(self._report(*self._ended.get_nowait()))
         return found
 
-    def _remove(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        with contextlib.suppress(Exception):  # It may be gone already.
-            ray.kill(worker.actor)
+    def nodes(self) -> Mapping[str, Mapping[str, float]]:
+        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
-    # What became of it.
+    def close(self) -> None:
+        ray.shutdown()
 
-    def _note(self, worker: _Worker) -> bool:
-        """Takes note of what became of what `worker` was doing; whether a call ended for good."""
-        if worker.overdue and not (worker.doing and worker.doing.done()):
-            return self._overran(worker)
-        if worker.doing is None or not worker.doing.done():
-            return False
-        error, call = worker.doing.exception(), worker.call
-        if error is not None and not isinstance(error, RayTaskError):
-            return self._died(worker, error)
-        if call is None:
-            return self._started(worker, error)
-        value = None if error else worker.doing.result()
-        worker.doing = worker.call = None
+    def _report(self, worker: Worker, call: Call | None, done: Future[Any]) -> Report:
+        error = done.exception()
         if error is None:
-            return call.end(value)
-        return call.raised(_cause(error), self._tries) or self._again(call)
+            return Report(worker, call, done.result())
+        if isinstance(error, RayTaskError):
+            return Report(worker, call, error=_cause(error))
+        # Those that ended here were given up, and nobody asks why.
+        lost = not worker.gone and self._blameless(worker, error)
+        return Report(worker, call, error=Lost() if lost else Died())
 
-    def _started(self, worker: _Worker, error: RayTaskError | None) -> bool:
-        if error is None:
-            assert worker.doing is not None
-            worker.node, worker.doing = worker.doing.result(), None
-            self._false_starts = []
-            return False
-        self._remove(worker)
-        cause = _cause(error)
-        if isinstance(cause, ValueError):
-            raise cause
-        return self._false_start(f"{type(cause).__name__}: {cause}")
-
-    def _died(self, worker: _Worker, error: BaseException) -> bool:
-        self._remove(worker)
-        call = worker.call
-        if call is None:
-            return self._false_start("its process died")
-        if _blameless(worker, error):
-            return call.lost(LOSSES) or self._again(call)
-        return call.failed("its worker's process died", self._tries) or self._again(call)
-
-    def _overran(self, worker: _Worker) -> bool:
-        self._remove(worker)
-        call = worker.call
-        if call is None:
-            if any(w.node and w.pool == worker.pool for w in self._workers):
-                return False  # There is less room than it seemed.
-            return self._false_start(
-                f"it was not ready after {START:g} s; it asks for {_asked(worker.pool)}, "
-                f"and the cluster has {ray.cluster_resources()}"
-            )
-        why = f"it had not ended after the {worker.limit:g} s that a call may take"
-        return call.failed(why, self._tries) or self._again(call)
-
-    def _again(self, call: Call) -> bool:
-        self._queue.appendleft(call)
-        return False
-
-    def _false_start(self, why: str) -> bool:
-        self._false_starts.append(why)
-        if len(self._false_starts) >= self._tries:
-            reasons = "; ".join(dict.fromkeys(self._false_starts))
-            raise ValueError(f"no worker could be started on Ray: {reasons}")
-        return False
+    def _blameless(self, worker: Worker, error: BaseException) -> bool:
+        """Whether it was lost with its node, or out of reach, and not for what it was doing."""
+        if not isinstance(error, ActorDiedError) or error.preempted:
+            return True
+        return worker.node not in self.nodes()
 
 
 def _connect(address: str | None, cpus: int | None) -> None:
@@ -293,24 +166,6 @@ def _own_handler() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _asked(pool: Pool) -> dict[str, float]:
-    """What Ray sets aside for a worker."""
-    asked = {"CPU": pool.cpus, "GPU": pool.gpus, **pool.resources}
-    return {name: amount for name, amount in asked.items() if amount}
-
-
-def _fits(asked: Mapping[str, float], free: Mapping[str, float]) -> bool:
-    return all(free.get(name, 0.0) >= amount for name, amount in asked.items())
-
-
-def _room(pool: Pool) -> int:
-    """How many workers of `pool` the nodes have room for; at least one, as more may come."""
-    asked = _asked(pool)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    rooms = [min((has.get(n, 0.0) // x for n, x in asked.items()), default=1.0) for has in nodes]
-    return max(1, int(sum(rooms)))
-
-
 def _options(pool: Pool) -> dict[str, Any]:
     return {
         "num_cpus": pool.cpus,
@@ -332,22 +187,7 @@ def _environment(pool: Pool) -> dict[str, str]:
     return {**ours, "JAX_PLATFORMS": pool.platform, "NPROC": threads}
 
 
-def _distinct(pools: Iterable[Pool]) -> list[Pool]:
-    found: list[Pool] = []
-    for pool in pools:
-        if pool not in found:
-            found.append(pool)
-    return found
-
-
 def _cause(error: BaseException) -> BaseException:
     """What a call raised, out of what Ray wraps it in."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
-
-
-def _blameless(worker: _Worker, error: BaseException) -> bool:
-    """Whether a worker was lost with its node, or out of reach, and not for what it was doing."""
-    if not isinstance(error, ActorDiedError) or error.preempted:
-        return True
-    return not any(node["NodeID"] == worker.node and node["Alive"] for node in ray.nodes())

@@ -2,11 +2,9 @@
 
 import functools
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,17 +15,18 @@ from latency_models.bench import Bench
 from latency_models.latency import Whole
 from latency_models.provenance import Provenance
 from latency_models.rows import encode_row
-from nas import plugins
+from nas import plugins, precomputed
 from nas.calibration import recorded
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
-from nas.diffusion.pipeline import Pipeline
+from nas.diffusion.pipeline import INDEX, Pipeline
 from nas.diffusion.samplers import from_config
 from nas.evolution import Network, Outcome, Train
 from nas.objectives import Batch, Captioned, batches, denoising, distillation
-from nas.recipe import Recipe, Training
+from nas.places import Place, publish
+from nas.recipe import Pictures, Recipe, Training
 from nas.scoring import Judge, Scorer
 from nas.supernet import Supernet
 from nas.training import Trainer, adamw
@@ -108,7 +107,7 @@ class Performer:
     writes the result. Threads may embed shards at once; all else is done alone.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, watch: Watch = silent):
+    def __init__(self, recipe: Recipe, folder: Place, watch: Watch = silent):
         self.recipe, self.folder, self.watch = recipe, folder, watch
         self.pipeline = Pipeline.load(recipe.pipeline)
         self.evaluator: Judge = plugins.load("nas.scorers", recipe.scorer)(recipe.evaluator)
@@ -142,14 +141,14 @@ class Performer:
     @functools.cached_property
     def data(self) -> Captioned:
         """What is trained on."""
-        return self._captioned(*self.recipe.pictures())
+        return self._captioned(precomputed.TRAINING, self.recipe.pictures())
 
     @functools.cached_property
     def held_out(self) -> Captioned:
         """What the validation loss is taken on."""
         if self.recipe.held_out is None:
             raise ValueError("the recipe has no held-out pictures to validate on")
-        return self._captioned(*self.recipe.held_out())
+        return self._captioned(precomputed.HELD_OUT, self.recipe.held_out())
 
     @functools.cached_property
     def calibration(self) -> Calibration:
@@ -157,12 +156,11 @@ class Performer:
         inputs = dict(self.space.inputs)
         return Calibration(inputs, recorded(self.pipeline, inputs, *self.recipe.pictures()))
 
-    def _captioned(self, pixels: np.ndarray, prompts: Sequence[str]) -> Captioned:
-        return Captioned(
-            self.pipeline.latents(pixels),
-            self.pipeline.conditioning(prompts),
-            self.pipeline.unconditional,
-        )
+    def _captioned(self, part: str, pictures: Pictures) -> Captioned:
+        where = self.recipe.precomputed
+        if where is None:
+            return precomputed.captioned(self.pipeline, *pictures)
+        return precomputed.read(where, part, self.pipeline, pictures)
 
     def supernet(self, spec: UNetSpec) -> Supernet:
         """The supernet of `spec`, built once; equal specs with other names are others."""
@@ -211,7 +209,7 @@ class Performer:
     @property
     def delivered(self) -> bool:
         """Whether `deliver` has ended."""
-        return (self.folder / "pipeline").exists()
+        return (self.folder / "pipeline" / INDEX).exists()
 
     def deliver(self, state: Found, pictures: Callable[[Network, int], np.ndarray]) -> None:
         """Writes pictures before and after, then the pipeline with the search's last network.
@@ -227,11 +225,12 @@ class Performer:
             both = self.supernet(shared).holds(own.spec)  # One program then makes both.
             made = pictures(Network(own.spec, shared if both else own.supernet, ""), n)
             write_grid(self.folder / "pictures" / f"{name}.png", made)
-        draft = self.folder / ".pipeline"
-        shutil.rmtree(draft, ignore_errors=True)
-        self.pipeline.save(draft, network.spec, self.own_weights(network, number))
-        shutil.rmtree(self.folder / "pipeline", ignore_errors=True)
-        draft.rename(self.folder / "pipeline")
+        weights = self.own_weights(network, number)
+        publish(
+            self.folder / "pipeline",
+            INDEX,
+            lambda draft: self.pipeline.save(draft, network.spec, weights),
+        )
 
     # Latency.
 
@@ -242,7 +241,7 @@ class Performer:
 
     def profile(self) -> Outcome:
         """Prices every call that removals and copies can make, and what `_profiled` says."""
-        return self._profiled(self.recipe.bench, _reachable(self.space))
+        return self._profiled(self.recipe.bench, reachable(self.space))
 
     def price(self, device: str, kinds: tuple[str, ...]) -> Outcome:
         """Prices on `device` every call that the seed makes or single edits of these kinds do, and
@@ -281,7 +280,7 @@ class Performer:
         for whole in others.values():
             wanted += calls(whole.program, whole.inputs).values()
         table = bench.table(wanted, self.watch)
-        specs = _calibration_specs(space)
+        specs = calibration_specs(space)
         wholes = [Whole(lower(spec), space.inputs) for spec in specs]
         found = bench.networks([*wholes, *others.values()], self.watch)
         measured, priced = found[: len(wholes)], found[len(wholes) :]
@@ -401,7 +400,7 @@ class Performer:
         """
         self._lifted = None  # Training needs the room.
         settings = self.recipe.training
-        steps = _steps(settings, task)
+        steps = training_steps(settings, task)
         supernet = self.supernet(edited.supernet)
         trainer = self._trainer(supernet)
         own = self.own_weights(parent, task.parent)
@@ -507,7 +506,7 @@ def recall(images: np.ndarray, prompts: np.ndarray, k: int = 5) -> float:
     return float(np.mean(better < k))
 
 
-def _reachable(space: UNetSpace) -> Iterator[UNetSpec]:
+def reachable(space: UNetSpace) -> Iterator[UNetSpec]:
     """Specs that between them make every call that edits of the seed can make.
 
     Blocks keep the shape of what passes through them, so no removal makes a new call, and a copy
@@ -518,7 +517,7 @@ def _reachable(space: UNetSpace) -> Iterator[UNetSpec]:
         yield copy.apply(space.seed)
 
 
-def _calibration_specs(space: UNetSpace) -> tuple[UNetSpec, ...]:
+def calibration_specs(space: UNetSpace) -> tuple[UNetSpec, ...]:
     """The seed, and it without a third, two thirds and all of what may be removed."""
     names = [removal.block for removal in space.removals(space.seed)]
     order = np.random.default_rng(0).permutation(names)
@@ -536,7 +535,8 @@ def _removed(seed: UNetSpec, spec: UNetSpec) -> list[str]:
     return [block.name for block in seed.blocks if block.name not in left]
 
 
-def _steps(settings: Training, task: Train) -> int:
+def training_steps(settings: Training, task: Train) -> int:
+    """Steps of a training."""
     if task.objective == "recovery":
         return settings.recovery_steps
     return settings.between_steps if task.actions else settings.robust_steps

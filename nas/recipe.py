@@ -197,6 +197,9 @@ class Recipe:
     held_out: Annotated[Callable[[], Pictures] | None, tyro.conf.Suppress] = None
     """Pictures not trained on, for validation losses; experiments ask for these."""
     pools: Annotated[Pools, tyro.conf.Suppress] = Pools()
+    precomputed: str | None = None
+    """Path or URL that `nas precompute` wrote the pictures to, encoded; by default they are encoded
+    when training begins. The result does not depend on it."""
     scorer: str = SCORER
     """What scores pictures: one of `nas plugins`, or the import path of a function that makes a
     `nas.scoring.Judge` of the evaluator's folder."""

@@ -3,10 +3,10 @@
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from nas.journal import Entry, Journal, Outcome
+from nas.places import Place
 
 State = TypeVar("State")
 Task = TypeVar("Task")
@@ -71,7 +71,9 @@ class Done(NamedTuple, Generic[State, Task]):
     state: State
 
 
-def states(strategy: Strategy[State, Any], path: Path, entries: Iterable[Entry]) -> Iterator[State]:
+def states(
+    strategy: Strategy[State, Any], path: Place, entries: Iterable[Entry]
+) -> Iterator[State]:
     """Yields the state after each entry of the journal at `path`.
 
     Raises `ValueError` naming the line that does not follow from those before it.

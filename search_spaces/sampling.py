@@ -54,7 +54,7 @@ def draw(rng: np.random.Generator, sizes: Sizes = DEFAULT) -> Preset:
         if GROUPS <= width <= sizes.widest:
             spec = _stages(np.random.default_rng(shape), width)
             if 0.7 < _macs(spec, given) / wanted < 1.4:
-                return Preset(_edited(rng, spec, given), given)
+                return edited(rng, Preset(spec, given))
     raise ValueError(f"no U-Net of {wanted:.3g} multiply-accumulates in {_TRIES} draws of {sizes}")
 
 
@@ -88,11 +88,13 @@ def _stages(rng: np.random.Generator, width: int) -> UNetSpec:
     return unet(downs, (middle, min(middle, int(rng.integers(2)))), ups, bottom=bottom)
 
 
-def _edited(rng: np.random.Generator, spec: UNetSpec, given: Mapping[str, Shape]) -> UNetSpec:
+def edited(rng: np.random.Generator, preset: Preset, *, most: int = _EDITS) -> Preset:
+    """The U-Net after none to `most` random legal edits, micro-choices among them."""
+    spec, given = preset
     space = UNetSpace(spec, given)
-    for _ in range(int(rng.integers(_EDITS + 1))):
+    for _ in range(int(rng.integers(most + 1))):
         candidates = list(space.candidates(spec))
         action = candidates[int(rng.integers(len(candidates)))]
         if space.illegal(spec, action) is None:
             spec = action.apply(spec)
-    return spec
+    return Preset(spec, given)

@@ -68,6 +68,7 @@ class MadeUp(Runtime):
     noise: float = 0.0
     killed_at: int | None = None
     runs: int = 0
+    compared: int = 0
     precision = None
 
     @property
@@ -77,7 +78,8 @@ class MadeUp(Runtime):
     def load(self, part: Part, values: Mapping[str, np.ndarray]) -> Loaded:
         raise NotImplementedError
 
-    def prepare(self, subject: Subject) -> Loaded:
+    def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
+        self.compared += compare
         if subject == REFUSED:
             raise ValueError("it has no strides")
         return Ready(self, subject)
@@ -130,10 +132,39 @@ def test_a_campaign_that_was_killed_goes_on_with_what_is_missing(path, killed_at
     assert {n.name for n in store.load(path).networks} == {n.name for n in wanted.networks}
 
 
+def test_networks_need_not_be_compared_with_what_jax_computes(path):
+    runtime = MadeUp()
+    plan = Plan(0.0, rounds=6, repeats=2, target=Target(), clock=runtime.clock)
+    campaign.measure(path, runtime, BLOCKS[:16], NETWORKS, plan, compare=False, clock=runtime.clock)
+    assert runtime.compared == 16 + campaign.YARDSTICKS
+
+
 def test_nothing_is_begun_after_the_time_is_over(path):
     done = measure(path, MadeUp(), minutes=0.03)
-    assert done.left == 46 + 1 - done.measured and 0 < done.measured < 46
+    assert done.left == 47 - done.measured - len(done.refused) and 0 < done.measured < 46
     assert len(store.load(path).table.rows) == done.measured
+
+
+def test_calls_leave_networks_their_part_of_the_time(path):
+    runtime = MadeUp()
+    measure(path, runtime)
+    whole = runtime.clock.now / 60
+    path.unlink()
+    done = measure(path, MadeUp(), minutes=0.6 * whole)
+    found = store.load(path)
+    assert 0 < len(found.table.rows) < len(BLOCKS) and found.networks and done.left
+
+
+def test_every_kind_of_block_comes_first_and_then_what_networks_are_made_of():
+    small = tuple(Step(f"s{i}", Conv(1 + i), ("image",)) for i in range(30))
+    program = (*small, Step("last", Downsample(), ("image",)))
+    large = Whole((Step("big", Conv(900), ("image",)),), {"image": IMAGE})
+    found = campaign.blocks([Whole(program, {"image": IMAGE}), large])
+    assert len(found) == len(set(found)) == 32
+    assert REFUSED in found[:7]
+    assert found.index(Call(Conv(900), (IMAGE,))) < 8
+    assert found == campaign.blocks([Whole(program, {"image": IMAGE}), large])
+    assert found != campaign.blocks([Whole(program, {"image": IMAGE}), large], seed=1)
 
 
 def test_what_is_too_noisy_is_named_with_the_reason_and_not_kept(path):
@@ -150,7 +181,7 @@ class Paced(MadeUp):
 
     slow_from = slow_until = 0
 
-    def prepare(self, subject: Subject) -> Loaded:
+    def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
         ready = super().prepare(subject)
         run = ready.run
 

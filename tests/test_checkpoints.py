@@ -1,3 +1,7 @@
+import json
+import shutil
+import uuid
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +10,7 @@ import pytest
 
 from nas.checkpoints import Checkpoints
 from nas.cli import Interrupted
+from nas.places import Place, Remote, place
 from tests import drawn
 
 
@@ -15,10 +20,27 @@ def tree(seed: int):
 
 @pytest.fixture
 def folder(tmp_path):
-    saved = Checkpoints(tmp_path / "checkpoints")
+    return filled(tmp_path / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def filled_once(tmp_path_factory):
+    made = tmp_path_factory.mktemp("remote")
+    filled(place(f"file://{made}"))
+    return made
+
+
+@pytest.fixture
+def remote(filled_once, tmp_path):
+    shutil.copytree(filled_once, tmp_path / "checkpoints")
+    return place(f"file://{tmp_path}/checkpoints")
+
+
+def filled(folder: Place) -> Place:
+    saved = Checkpoints(folder)
     for step in (1, 2, 3):
         saved.save(step, tree(step))
-    return tmp_path / "checkpoints"
+    return folder
 
 
 def same(one, other) -> bool:
@@ -113,3 +135,86 @@ def test_deleting_the_damaged_checkpoint_goes_on_from_the_one_before(folder):
 def test_a_checkpoint_of_another_tree_is_an_error(folder, like):
     with pytest.raises(ValueError, match="cannot read checkpoint"):
         Checkpoints(folder).latest(like)
+
+
+# On other filesystems.
+
+
+def test_checkpoints_are_in_memory_as_well_as_in_files():
+    folder = place(f"memory://{uuid.uuid4().hex}")
+    Checkpoints(folder).save(1, tree(1))
+    assert same(Checkpoints(folder).latest(tree(0)), tree(1))
+
+
+def manifests(remote: Remote) -> list[str]:
+    return [name for name in remote.names() if name.endswith(".json")]
+
+
+def first_file(remote: Remote) -> Remote:
+    """A file of the newest checkpoint that is not empty."""
+    manifest = json.loads((remote / "3.json").read_bytes())
+    sent = remote / manifest["under"]
+    return next(sent / name for name in manifest["files"] if (sent / name).read_bytes())
+
+
+def test_the_newest_remote_checkpoint_is_read_to_the_bit(remote):
+    assert Checkpoints(remote).newest == 3
+    assert same(Checkpoints(remote).latest(tree(0)), tree(3))
+    assert Checkpoints(remote / "new").latest(tree(0)) is None
+
+
+def test_the_newest_few_remote_ones_are_kept_and_nothing_else(remote):
+    assert manifests(remote) == ["2.json", "3.json"]
+    assert sorted({name.partition("-")[0] for name in remote.names()} - {"2.json", "3.json"}) == [
+        "2",
+        "3",
+    ]
+
+
+def test_saving_a_remote_step_twice_keeps_the_first(remote):
+    Checkpoints(remote).save(3, tree(9))
+    assert same(Checkpoints(remote).latest(tree(0)), tree(3))
+
+
+def test_of_two_who_send_one_step_the_first_is_kept_whole(remote, monkeypatch):
+    create = Remote.create
+
+    def beaten(target: Remote, content: bytes) -> None:
+        monkeypatch.undo()
+        Checkpoints(remote).save(4, tree(4))
+        create(target, content)
+
+    monkeypatch.setattr(Remote, "create", beaten)
+    Checkpoints(remote).save(4, tree(9))
+    assert same(Checkpoints(remote).latest(tree(0)), tree(4))
+    assert len([name for name in remote.names() if name.startswith("4")]) == 2
+
+
+def test_a_remote_checkpoint_is_not_there_before_it_is_whole(remote, monkeypatch):
+    def killed(target: Remote, content: bytes) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Remote, "create", killed)
+        Checkpoints(remote).save(4, tree(4))
+    assert same(Checkpoints(remote).latest(tree(0)), tree(3))
+    for step in (4, 5, 6):
+        Checkpoints(remote).save(step, tree(step))
+    left = {name.removesuffix(".json").partition("-")[0] for name in remote.names()}
+    assert left == {"5", "6"} and len(remote.names()) == 4
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_remote_checkpoint_is_an_error_that_names_the_file(remote, damage):
+    file = first_file(remote)
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        flipped = bytes([content[0] ^ 1]) + content[1:]
+        file.write_bytes({"flipped": flipped, "cut": content[:-1]}[damage])
+    told = "missing" if damage == "gone" else rf"{file.name} is damaged"
+    with pytest.raises(ValueError, match=rf"cannot read checkpoint .*/3.json: .*{told}"):
+        Checkpoints(remote).latest(tree(0))
+    (remote / "3.json").unlink()
+    assert same(Checkpoints(remote).latest(tree(0)), tree(2))

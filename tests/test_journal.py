@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from nas.evolution import Evolve, Profile, Reference, Score, Train
 from nas.journal import Journal, read
 from search_spaces.actions import Copy, Remove
+from tests.journal_writer import Step, start, until
 
 HEADER = {"recipe": "a:b", "seed": 0, "settings": {"group": 4, "rates": [0.1, 0.2]}}
 ENTRIES = [
@@ -136,11 +139,46 @@ def test_a_second_writer_is_refused_until_the_first_is_done(path):
         ).stdout
 
     with Journal(path, HEADER) as journal:
-        assert f"another process is writing {path}" in second()
+        told = second()
+        assert f"another process is writing {path}: process {os.getpid()} on " in told
+        assert "since 20" in told and f"stop it (kill {os.getpid()} on " in told
         with pytest.raises(ValueError, match="another process is writing"):
             Journal(path, HEADER)
         journal.append(*ENTRIES[0])
     assert second() == "" and entries(path) == ENTRIES[:1]
+
+
+def test_a_killed_writer_leaves_no_lock(path):
+    with start(path, 10**6) as process:
+        until(process, "5")
+        with pytest.raises(ValueError, match=rf"is writing .*: process {process.pid} on "):
+            Journal(path, {})
+        process.kill()
+        process.wait()
+    done = len(read(path)[1])
+    with Journal(path, {}) as journal:
+        assert list(journal) == [(Step(n), {"square": n**2}) for n in range(done)]
+
+
+def test_a_writer_that_lost_its_lock_to_another_writes_nothing(path):
+    """As a network filesystem may have it."""
+    with Journal(path, HEADER) as journal:
+        journal.append(*ENTRIES[0])
+        content = path.read_bytes() + b"another's"
+        path.write_bytes(content)
+        for late in (journal.check, lambda: journal.append(*ENTRIES[1])):
+            with pytest.raises(ValueError, match="has gone on with"):
+                late()
+        assert path.read_bytes() == content
+
+
+def test_a_filesystem_without_locks_is_an_error_that_says_what_has_none(path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(ValueError, match=rf"cannot be locked .* file://{path.parent}"):
+        Journal(path, HEADER)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,25 @@ def test_blocks_and_networks_are_measured_and_go_on(tmp_path, folders, capsys, m
     assert store.load(out) == found
 
 
+def test_what_edits_make_is_measured_at_the_pace_of_another_file(tmp_path, folders, capsys):
+    first, held_out = tmp_path / "first.json", tmp_path / "held-out.json"
+    asked = ("profile", folders.pipeline, "--runtime", "onnxruntime", *QUICK)
+    assert run(*asked, "--blocks", 5, "--blocks-only", "--out", first) == 0
+    wanted = ("--edited", 2, "--seed", 3, "--blocks", 0, "--beside", first, "--out", held_out)
+    assert run(*asked, *wanted) == 0
+    found = store.load(held_out)
+    names = [f"{folders.pipeline}/edited/3/{i}" for i in range(2)]
+    assert not found.table.rows
+    assert [n.name for n in found.networks] == [str(folders.pipeline), *names]
+    programs = [n.whole.program for n in found.networks]
+    assert programs[0] not in programs[1:]
+    capsys.readouterr()
+    other = Provenance("another", "a runtime", (), "any", "any", 1, Method.MEASURED)
+    store.write(tmp_path / "other.json", other, store.load(first).table)
+    assert run(*asked, "--beside", tmp_path / "other.json", "--out", tmp_path / "x.json") == 1
+    assert "other.json was measured otherwise (" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["gaussian", "trees", "rates", "interpolation"])
 def test_a_model_is_fitted_checked_and_asked(tmp_path, folders, file, capsys, method):
     out = tmp_path / "model"
@@ -190,6 +209,8 @@ def test_models_go_out_and_measurements_come_back(tmp_path, folders, capsys):
     ("arguments", "said"),
     [
         (("profile",), "no networks: give presets or folders, or --random"),
+        (("profile", "--edited", "3", "--random", "1"), "--edited 3 of nothing"),
+        (("profile", "sd15", "--beside", "nowhere.json"), "no measurements at nowhere.json"),
         (("profile", "nothing"), "nothing is neither a folder nor a preset"),
         (("profile", "sd15", "--batch", "0"), "--batch 0"),
         (("profile", "import", "nowhere"), "nowhere"),

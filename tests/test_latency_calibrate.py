@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from latency_models.calibrate import Calibrated, Within, fit, leave_one_out, within
+from latency_models.calibrate import Calibrated, fit, leave_one_out
 from latency_models.latency import Latency, UnknownCall
 from latency_models.table import Table
 from nas.testing.latencies import LatencyModelLaws
@@ -20,18 +20,6 @@ class TestCalibrated(LatencyModelLaws):
     calls = CALLS
     unknown = UNKNOWN
     additive = False
-
-
-class TestWithin(LatencyModelLaws):
-    model = Within(TABLE, start_ms=0.7)
-    calls = CALLS
-    unknown = UNKNOWN
-
-
-class TestWithinWhereStartsAreMostOfCalls(LatencyModelLaws):
-    model = Within(TABLE, start_ms=50.0)
-    calls = CALLS
-    unknown = UNKNOWN
 
 
 class TestCalibratedByAFactor(LatencyModelLaws):
@@ -60,23 +48,6 @@ def test_a_known_line_is_recovered():
 def test_a_known_line_is_recovered_from_three_networks():
     found = fit(TABLE, list(measured(3.0, 0.6, count=3)))
     assert (found.fixed_ms, found.scale) == pytest.approx((3.0, 0.6))
-
-
-@pytest.mark.parametrize("start", [0.0, 0.4, 0.8])
-def test_what_starts_cost_is_found_from_networks(start):
-    """Networks of many short calls and of few long ones tell a start from a factor."""
-    mixes = [CALLS[:1] * 30, CALLS[:2] * 9, CALLS[1:3] * 5, CALLS[5:], CALLS[6:] * 2, CALLS]
-    networks = [
-        (calls, Latency(0.6 * sum(TABLE.rows[c].ms - start for c in calls), 0.0)) for calls in mixes
-    ]
-    found = within(TABLE, networks)
-    assert found.start_ms == pytest.approx(start, abs=0.15)
-    calibrated = fit(found, networks)
-    for calls, latency in networks:
-        assert calibrated.predict(calls).ms == pytest.approx(latency.ms, rel=0.1)
-    assert calibrated.alone == TABLE and calibrated.alone.predict(CALLS[:1]).ms == 1
-    with pytest.raises(ValueError, match="2 networks do not show"):
-        within(TABLE, networks[:2])
 
 
 def test_a_factor_only_may_be_asked_for():

@@ -266,7 +266,19 @@ def test_a_machine_that_changes_as_often_as_not_has_no_usual_pace():
     assert usual([rounds] * 4, 0.05) == set(range(8))
 
 
-def test_with_yardsticks_only_rounds_at_the_pace_of_before_count():
+def test_yardsticks_put_right_what_the_machine_was_slower_or_faster():
+    class Uneven(Machine):
+        def slowness(self) -> float:
+            return (1.0, 1.2, 0.8, 1.4, 1.1)[self.slept % 5]
+
+    machine = Uneven()
+    plan = machine.plan(rounds=8, pause_s=1e-9, warmup=0, target=Target(limit_s=10.0))
+    found = measure_all(machine.runs(A=1, B=2, C=8), plan, yardsticks={1: 2.0})
+    assert [latency.ms for latency in found] == pytest.approx([1, 2, 8])
+    assert machine.slept == 7 and max(latency.std for latency in found) < 1e-9
+
+
+def test_what_is_further_from_the_pace_of_before_does_not_count():
     class Mostly(Machine):
         def slowness(self) -> float:
             return 1.0 if self.slept % 3 == 2 else 1.4
@@ -275,13 +287,24 @@ def test_with_yardsticks_only_rounds_at_the_pace_of_before_count():
     plan = machine.plan(rounds=6, pause_s=1e-9, warmup=0, target=Target(limit_s=10.0))
     found = measure_all(machine.runs(A=1, B=2), plan, yardsticks={1: 2.0})
     assert [latency.ms for latency in found] == pytest.approx([1, 2])
-    assert machine.slept == 14  # Until there were five of the usual pace.
+    assert machine.slept == 14  # Until there were five that count.
+
+
+def test_a_run_that_is_slower_than_the_yardsticks_say_shows_in_its_error():
+    machine = Machine()
+    plan = machine.plan(rounds=8, pause_s=1e-9, warmup=0, target=Target(useless=0.5))
+
+    def uneven() -> None:
+        machine.now += 0.01 * (1.2 if machine.slept % 2 else 1.0)
+
+    found = measure_all([uneven, *machine.runs(B=2)], plan, yardsticks={1: 2.0})
+    assert found[0].std > 0.02 * found[0].ms
 
 
 def test_a_machine_that_is_not_what_it_was_is_refused():
     machine = Machine()
     plan = machine.plan(rounds=6, pause_s=1e-9, target=Target(limit_s=1.0))
-    with pytest.raises(TooNoisy, match=r"at its pace of before in 0 of \d+ rounds"):
+    with pytest.raises(TooNoisy, match=r"as before in 0 of \d+ rounds.* 1\.33 times as long"):
         measure_all(machine.runs(A=1, B=2), plan, yardsticks={1: 1.5})
 
 

@@ -160,7 +160,7 @@ def test_a_worker_that_cannot_be_made_is_a_clear_error(cluster):
 
 
 def test_what_the_cluster_lacks_is_named(cluster, monkeypatch, tmp_path):
-    monkeypatch.setattr("nas.on_ray.START", 2.0)
+    monkeypatch.setattr("nas.dispatch.START", 2.0)
     make = functools.partial(Diary, tmp_path)
     with (
         OnRay(make, address=cluster.address, tries=1) as executor,

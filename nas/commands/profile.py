@@ -22,8 +22,7 @@ from latency_models.tpu.bench import TpuBench
 from nas import describe, devices
 from nas.devices import RuntimeName
 from search_spaces.ops import Call
-from search_spaces.program import calls
-from search_spaces.sampling import draw
+from search_spaces.sampling import draw, edited
 from search_spaces.unet import lower
 
 
@@ -36,8 +35,11 @@ class Settings:
     """Presets, and folders of pipelines or of U-Nets."""
     random: int = 0
     """How many U-Nets drawn at random from the whole space are measured, too."""
+    edited: int = 0
+    """How many U-Nets are measured, too, that random edits make of each that is named: what a
+    search asks about."""
     seed: int = 0
-    """Of that draw."""
+    """Of these draws."""
     device: str | None = None
     """Price blocks for a TPU of `nas devices`, by XLA's compiler, in place of measuring here: what
     its table lacks is compiled, which takes the extra `tpu`."""
@@ -50,13 +52,17 @@ class Settings:
     blocks_only: bool = False
     """Leave the networks as a whole out."""
     blocks: int | None = None
-    """At most so many blocks, drawn at random from all."""
+    """At most so many blocks, drawn at random from all; 0 measures networks as a whole alone."""
     like: tuple[str, ...] = ()
     """Other devices, as files of measurements, folders of models, or devices of `nas devices`: in
     place of random blocks, those are measured that say most of this device given what the others
     take. What the file holds already counts. `nas latency adapt` makes a model of it."""
+    beside: Path | None = None
+    """A file of measurements of this machine and runtime, whose pace is kept: some of its blocks
+    are measured again with every portion. By default the file's own."""
     minutes: float | None = None
-    """Nothing is begun after so many minutes."""
+    """Nothing is begun after so many minutes; blocks leave networks their part of them. Blocks that
+    make up most of a network come first."""
     seconds: float = CAREFUL.seconds
     """Least time for what is measured in turns, up to sixteen blocks or four networks."""
     target: Target = dataclasses.field(default_factory=Target)
@@ -78,8 +84,10 @@ class Export:
     """Formats of the models. LiteRT's converter gets an environment of its own at first use."""
     random: int = 0
     """How many U-Nets drawn at random from the whole space are written, too."""
+    edited: int = 0
+    """How many U-Nets are written, too, that random edits make of each that is named."""
     seed: int = 0
-    """Of that draw."""
+    """Of these draws."""
     batch: int = 1
     """Pictures in a call; a guided sampler asks for two."""
     blocks_only: bool = False
@@ -131,6 +139,7 @@ def _measure(arguments: list[str]) -> int:
         blocks,
         {} if asked.blocks_only else networks,
         dataclasses.replace(CAREFUL, seconds=asked.seconds, target=asked.target),
+        beside=_beside(asked.beside, here) if asked.beside else None,
         minutes=asked.minutes,
         report=lambda line: print(f"  {line}", flush=True),
     )
@@ -141,6 +150,17 @@ def _measure(arguments: list[str]) -> int:
         print(f"Where it is noise: {ADVICE}. Then run the same command again.")
     print(f"file  {path}")
     return 1 if done.refused else 0
+
+
+def _beside(path: Path, here: Provenance) -> Table:
+    """The calls in the file. Raises `ValueError` where they were measured otherwise than `here`."""
+    found = store.load(path)
+    if differences := here.differences(found.provenance):
+        raise ValueError(
+            f"--beside {path} was measured otherwise ({'; '.join(differences)}): its pace says "
+            "nothing of this runtime here"
+        )
+    return found.table
 
 
 def _compile(asked: Settings, device: str) -> int:
@@ -184,7 +204,7 @@ def _wanted(asked: Settings, path: Path, known: Provenance) -> tuple[dict[str, W
     """The networks asked for by name, and their distinct blocks, or so many as are asked for, given
     those that the file at `path` has."""
     networks = _networks(asked)
-    blocks = _blocks(networks)
+    blocks = campaign.blocks(networks.values(), asked.seed)
     if asked.blocks is not None:
         blocks = _chosen(asked, blocks, store.read(path, known).table)
     elif asked.like:
@@ -204,7 +224,7 @@ def _export(arguments: list[str]) -> int:
     names = {re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-"): w for name, w in networks.items()}
     if len(names) < len(networks):
         raise ValueError(f"names that are no different as files: {list(networks)}")
-    blocks = {f"block-{i:03d}": call for i, call in enumerate(_blocks(networks))}
+    blocks = {f"block-{i:03d}": call for i, call in enumerate(campaign.blocks(networks.values()))}
     subjects: dict[str, Subject] = {**blocks, **({} if asked.blocks_only else names)}
     writers = {form: _WRITERS[form] for form in asked.forms}
     exchange.write(asked.out, subjects, writers)
@@ -249,23 +269,27 @@ def _chosen(asked: Settings, blocks: list[Call], known: Table) -> list[Call]:
     if asked.like:
         kin = fewshot.learn(devices.tables(asked.like, blocks))
         return kin.choose(blocks, asked.blocks, known.rows)
-    order = np.random.default_rng(asked.seed).permutation(len(blocks))
-    return [blocks[i] for i in sorted(order[: asked.blocks])]
-
-
-def _blocks(networks: Mapping[str, Whole]) -> list[Call]:
-    """The distinct blocks of the networks."""
-    return list(dict.fromkeys(c for w in networks.values() for c in calls(*w).values()))
+    return blocks[: asked.blocks]
 
 
 def _networks(asked: Settings | Export) -> dict[str, Whole]:
     """The networks asked for, by name, at the batch asked for."""
     if not asked.names and not asked.random:
         raise ValueError("no networks: give presets or folders, or --random COUNT")
-    if asked.batch < 1 or asked.random < 0:
-        raise ValueError(f"--batch {asked.batch} --random {asked.random}: one or more are possible")
+    if asked.batch < 1 or min(asked.random, asked.edited) < 0:
+        raise ValueError(
+            f"--batch {asked.batch} --random {asked.random} --edited {asked.edited}: one or more "
+            "are possible"
+        )
+    if asked.edited and not asked.names:
+        raise ValueError(f"--edited {asked.edited} of nothing: give presets or folders")
     found = {name: describe.find(name) for name in asked.names}
     rng = np.random.default_rng(asked.seed)
+    found |= {
+        f"{name}/edited/{asked.seed}/{number}": edited(rng, found[name])
+        for name in asked.names
+        for number in range(asked.edited)
+    }
     found |= {f"random/{asked.seed}/{number}": draw(rng) for number in range(asked.random)}
     suffix = f", batch {asked.batch}" if asked.batch > 1 else ""
     return {

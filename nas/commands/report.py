@@ -7,6 +7,7 @@ from nas.commands.search import evolution, exploring
 from nas.diffusion.pipeline import Pipeline
 from nas.journal import read
 from nas.perform import GUIDED
+from nas.places import Place, place
 from nas.recipe import Exploration, Sampling, Search
 from nas.report import explored, page
 from nas.report.story import Story
@@ -18,7 +19,7 @@ def run(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: nas report FOLDER\n\n" + str(run.__doc__))
         return 0 if arguments in (["-h"], ["--help"]) else 1
-    folder = Path(arguments[0])
+    folder = place(arguments[0])
     header, _ = journal_of(folder)
     pipeline = Pipeline.load(Path(header["pipeline"]))
     try:
@@ -37,7 +38,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explored(
-    folder: Path, header: dict[str, Any], limit: Search, space: UNetSpace
+    folder: Place, header: dict[str, Any], limit: Search, space: UNetSpace
 ) -> explored.Explored:
     settings = header["settings"]
     asked = {n: tuple(x) if isinstance(x, list) else x for n, x in header["exploration"].items()}
@@ -52,7 +53,7 @@ def _explored(
     return explored.Explored.read(folder, strategy)
 
 
-def journal_of(folder: Path) -> tuple[dict[str, Any], Any]:
+def journal_of(folder: Place) -> tuple[dict[str, Any], Any]:
     """The header and the entries of a search's journal."""
     header, entries = read(folder / "journal.jsonl")
     missing = {"pipeline", "settings"} - header.keys()

@@ -23,6 +23,8 @@ from nas.executors import Executor
 from nas.exploring import Exploring, Limit, Price
 from nas.journal import Journal
 from nas.perform import Performer
+from nas.places import Place, place
+from nas.precomputed import at
 from nas.progress import Live
 from nas.progress_exploring import LiveExploring
 from nas.recipe import Exploration, Pools, Recipe, Sampling, Search, Training
@@ -33,6 +35,13 @@ from nas.search import replay, search_abreast
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 
+PLACE = tyro.constructors.PrimitiveConstructorSpec[Place](
+    nargs=1,
+    metavar="PATH|URL",
+    instance_from_str=lambda given: place(given[0]),
+    is_instance=lambda found: isinstance(found, Place),
+    str_from_instance=lambda found: [str(found)],
+)
 OF_RECIPE = (
     "pipeline",
     "evaluator",
@@ -52,8 +61,9 @@ class Settings:
     """Shrinks the U-Net of a pipeline to a latency budget; what it asks for comes from a recipe,
     and every setting can be changed here. Killed at any moment, the same command goes on."""
 
-    out: Path
-    """Folder for the searched pipeline, the journal and the report."""
+    out: Annotated[Place, PLACE]
+    """Folder for the searched pipeline, the journal and the report: a path, or a URL that fsspec
+    understands, such as s3://bucket/runs/1."""
     pipeline: Path
     """Folder of the pipeline to shrink."""
     evaluator: Path
@@ -76,6 +86,9 @@ class Settings:
     """Where work is done: in this process, or by workers in processes of Ray."""
     address: str | None = None
     """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
+    precomputed: str | None = None
+    """Path or URL that `nas precompute` wrote the training data to, encoded; by default what the
+    recipe says, or they are encoded when training begins. The result does not depend on it."""
     workers: int | None = None
     """Workers on Ray that score; by default what the recipe says, or as many as there is room for.
     """
@@ -96,6 +109,8 @@ class Settings:
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
         changed = {name: getattr(self, name) for name in OF_RECIPE}
+        if self.precomputed is not None:
+            changed["precomputed"] = at(self.precomputed)
         if self.workers is not None:
             scoring = dataclasses.replace(recipe.pools.scoring, workers=self.workers)
             changed["pools"] = dataclasses.replace(recipe.pools, scoring=scoring)
@@ -198,6 +213,8 @@ def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Pe
     folders = {
         name: getattr(settings, name).absolute() for name in ("out", "pipeline", "evaluator")
     }
+    if settings.precomputed is not None:
+        folders["precomputed"] = at(settings.precomputed)
     make = functools.partial(performer, path, dataclasses.replace(settings, **folders))
     cpus = pools.scoring.workers
     with OnRay(make, address=settings.address, cpus=cpus, tries=pools.tries) as ray:
@@ -239,6 +256,7 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
                 live.advance(done)
             if not explores or strategy.found(state):
                 live.watch("pictures and report", 0.0)
+                journal.check()
                 conductor.deliver(state)
     story = _told(settings.out, strategy)
     _write(story)
@@ -251,7 +269,7 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     return 0 if story.kept else 1
 
 
-def _write(story: Story | Explored) -> Path:
+def _write(story: Story | Explored) -> Place:
     return page.write(story) if isinstance(story, Story) else explored.write(story)
 
 
@@ -259,7 +277,7 @@ def _summary(story: Story | Explored) -> str:
     return page.summary(story) if isinstance(story, Story) else explored.summary(story)
 
 
-def _told(folder: Path, strategy: Evolution | Exploring) -> Story | Explored:
+def _told(folder: Place, strategy: Evolution | Exploring) -> Story | Explored:
     reader = Story if isinstance(strategy, Evolution) else Explored
     return reader.read(folder, strategy)  # pyright: ignore[reportArgumentType]
 
@@ -288,7 +306,7 @@ def _same_devices(journal: Journal, here: Mapping[str | None, Provenance]) -> No
             )
 
 
-def _already_finished(folder: Path, strategy: Evolution | Exploring) -> int:
+def _already_finished(folder: Place, strategy: Evolution | Exploring) -> int:
     story = _told(folder, strategy)
     if not (folder / "report.html").exists():
         _write(story)

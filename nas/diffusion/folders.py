@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from nas.places import Place, write_whole
 from search_spaces.model import Weights, from_torch, our_name, to_torch, torch_name
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -65,7 +66,7 @@ _EARLIER = {
 class Settings(dict[str, Any]):
     """A JSON object of a file. Raises `ValueError` naming the file and a setting that it lacks."""
 
-    def __init__(self, content: Mapping[str, Any], path: Path):
+    def __init__(self, content: Mapping[str, Any], path: Place):
         super().__init__(content)
         self.path = path
 
@@ -73,10 +74,10 @@ class Settings(dict[str, Any]):
         raise ValueError(f"{self.path} has no {name}")
 
 
-def read_json(path: Path) -> Settings:
+def read_json(path: Place) -> Settings:
     """The JSON object at `path`. Raises `ValueError` naming the file that is missing or damaged."""
     try:
-        found = json.loads(path.read_text(), object_hook=lambda part: Settings(part, path))
+        found = json.loads(path.read_bytes(), object_hook=lambda part: Settings(part, path))
     except FileNotFoundError:
         raise ValueError(f"no file {path}") from None
     except IsADirectoryError:
@@ -88,9 +89,8 @@ def read_json(path: Path) -> Settings:
     return found
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Place, content: Mapping[str, Any]) -> None:
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_weights(

@@ -1,14 +1,16 @@
 """Pictures as files."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 from PIL import Image
 
+from nas.places import Place, write_whole
+
 COLUMNS = 8
 
 
-def write_grid(path: Path, pixels: np.ndarray, *, columns: int = COLUMNS) -> None:
+def write_grid(path: Place, pixels: np.ndarray, *, columns: int = COLUMNS) -> None:
     """Writes pixels in [-1, 1], `[pictures, height, width, 3]`, as one PNG, row by row."""
     count, height, width, channels = pixels.shape
     rows = -(-count // columns)
@@ -16,5 +18,8 @@ def write_grid(path: Path, pixels: np.ndarray, *, columns: int = COLUMNS) -> Non
     page[:count] = pixels
     page = page.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     page = page.reshape(rows * height, columns * width, channels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.round(127.5 * (np.clip(page, -1, 1) + 1)).astype(np.uint8)).save(path)
+    found = io.BytesIO()
+    Image.fromarray(np.round(127.5 * (np.clip(page, -1, 1) + 1)).astype(np.uint8)).save(
+        found, "PNG"
+    )
+    write_whole(path, found.getvalue())

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ from search_spaces.ops import Shape
 from search_spaces.program import network
 from search_spaces.unet import UNetSpec, lower
 
+INDEX = "model_index.json"
+ENCODED = 64  # Rows that are encoded at once.
+
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
@@ -51,7 +55,7 @@ class Pipeline:
         """Reads a pipeline. Raises `ValueError` on a folder that is none, naming what is wrong."""
         if not folder.is_dir():
             raise ValueError(f"no pipeline folder {folder}")
-        index = read_json(folder / "model_index.json")
+        index = read_json(folder / INDEX)
         family = _family(folder, index)
         unet_config = read_json(folder / "unet" / "config.json")
         spec = unet.from_config(unet_config)
@@ -85,7 +89,7 @@ class Pipeline:
         """Shapes of what the U-Net reads for `batch` samples."""
         return unet.shapes(self.unet_config, batch=batch, tokens=self.encoders[0].tokens)
 
-    def conditioning(self, prompts: Sequence[str], *, batch: int = 64) -> Conditioning:
+    def conditioning(self, prompts: Sequence[str], *, batch: int = ENCODED) -> Conditioning:
         """What the U-Net reads of prompts: encoded, float32, and the picture's sizes if it asks."""
         return self._sized(self._encoded(prompts, batch))
 
@@ -95,7 +99,7 @@ class Pipeline:
         found = self._encoded([""])
         return self._sized(jax.tree.map(np.zeros_like, found) if self.zeros else found)
 
-    def _encoded(self, prompts: Sequence[str], batch: int = 64) -> Conditioning:
+    def _encoded(self, prompts: Sequence[str], batch: int = ENCODED) -> Conditioning:
         def encoded(encoder: TextEncoder) -> Conditioning:
             encode = jax.jit(encoder)
             ids = encoder.ids(prompts)
@@ -112,10 +116,14 @@ class Pipeline:
         rows = len(next(iter(encoded.values())))
         return {**encoded, "sizes": np.tile(sizes, (rows, 1))}
 
-    def latents(self, pixels: np.ndarray, *, batch: int = 64) -> np.ndarray:
+    def latents(self, pixels: np.ndarray, *, batch: int = ENCODED) -> np.ndarray:
         """Scaled latents of pixels in [-1, 1]."""
-        encode = jax.jit(self.autoencoder.encode)
-        return _in_batches(lambda part: encode(self.vae, part), pixels, batch)
+        return _in_batches(lambda part: self._encode(self.vae, part), pixels, batch)
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        """Compiled once, for any number of shards."""
+        return jax.jit(self.autoencoder.encode)
 
     def save(self, folder: Path, spec: UNetSpec, weights: Weights) -> tuple[str, ...]:
         """Writes the pipeline with another U-Net in it; all else is copied.
@@ -132,10 +140,10 @@ class Pipeline:
             elif part.is_file():
                 shutil.copy(part, folder)
         why = unet.save(folder / "unet", spec, weights, self.unet_config)
-        index = read_json(self.folder / "model_index.json")
+        index = read_json(self.folder / INDEX)
         if why or "unet" in index:
             index["unet"] = ["nas", unet.OURS] if why else ["diffusers", unet.THEIRS]
-        write_json(folder / "model_index.json", index)
+        write_json(folder / INDEX, index)
         return why
 
 

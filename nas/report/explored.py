@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from nas import journal
 from nas.exploring import ROBUST, Exploring, State
+from nas.places import Place
 from nas.progress_exploring import described
 from nas.report import charts, page, tables
 from nas.report.pictures import pictures
@@ -23,14 +23,14 @@ from nas.strategies.exploration import State as Trials
 class Explored:
     """A search as its journal tells it. `strategy` is the one that it was run with."""
 
-    folder: Path
+    folder: Place
     header: Mapping[str, Any]
     entries: Sequence[tuple[Any, Mapping[str, Any]]]
     strategy: Exploring
     state: State
 
     @classmethod
-    def read(cls, folder: Path, strategy: Exploring) -> "Explored":
+    def read(cls, folder: Place, strategy: Exploring) -> "Explored":
         """Raises `ValueError` if the journal is missing or damaged."""
         path = folder / "journal.jsonl"
         header, entries = journal.read(path)
@@ -68,7 +68,7 @@ class Explored:
         return self.state.search, self.state.explored
 
 
-def write(story: Explored) -> Path:
+def write(story: Explored) -> Place:
     """Writes `report.html` into the search's folder and returns its path."""
     search, explored = story.search
     title = f"Architecture search {story.header.get('recipe', story.folder.name)}"

@@ -1,10 +1,9 @@
 """The report of a search: one HTML file that needs no network."""
 
-import os
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 
+from nas.places import Place, write_whole
 from nas.report import headline, referee, sections, tables
 from nas.report.charts import short
 from nas.report.headline import summary
@@ -79,20 +78,15 @@ details { margin: .5rem 0 } details summary { cursor: pointer }
 """
 
 
-def write(story: Story) -> Path:
+def write(story: Story) -> Place:
     """Writes `report.html` into the search's folder and returns its path."""
     return put(story.folder, page(story))
 
 
-def put(folder: Path, text: str) -> Path:
+def put(folder: Place, text: str) -> Place:
     """Writes a page as `report.html` into `folder` and returns its path."""
     target = folder / "report.html"
-    draft = target.with_name(f".report.html.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(target, text.encode())
     return target
 
 

@@ -4,15 +4,15 @@ import base64
 import io
 import itertools
 from html import escape
-from pathlib import Path
 
 from PIL import Image
 
 from nas.diffusion.folders import read_json
 from nas.diffusion.pictures import COLUMNS
+from nas.places import Place
 
 
-def pictures(search: Path) -> str:
+def pictures(search: Place) -> str:
     """Pairs of pictures in the folder of a search, each under its prompt."""
     folder = search / "pictures"
     listed = folder / "prompts.json"
@@ -33,11 +33,11 @@ def pictures(search: Path) -> str:
     return f'{note}<div class="pictures">{pairs}</div>'
 
 
-def tiles(path: Path, count: int) -> list[Image.Image]:
+def tiles(path: Place, count: int) -> list[Image.Image]:
     """The first `count` pictures of a grid; none if there is no such file."""
     if not path.exists():
         return []
-    with Image.open(path) as grid:
+    with Image.open(io.BytesIO(path.read_bytes())) as grid:
         width, height = grid.width // COLUMNS, grid.height // -(-count // COLUMNS)
         corners = [(width * (i % COLUMNS), height * (i // COLUMNS)) for i in range(count)]
         return [grid.crop((x, y, x + width, y + height)) for x, y in corners]

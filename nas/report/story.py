@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from nas.evolution import (
     Train,
     actions,
 )
+from nas.places import Place
 from nas.search import states
 from search_spaces.actions import Copy, Remove
 from search_spaces.blocks import ResNet, Transformer
@@ -142,7 +142,7 @@ def estimate(samples: Sequence[float] | np.ndarray) -> Estimate:
 class Story:
     """A search as its journal tells it. `strategy` is the one that the search was run with."""
 
-    folder: Path
+    folder: Place
     header: Mapping[str, Any]
     entries: Sequence[tuple[Task, Outcome]]
     strategy: Evolution
@@ -150,7 +150,7 @@ class Story:
     foreseen: Mapping[int, Latency]  # Of every network: predicted before it was trained.
 
     @classmethod
-    def read(cls, folder: Path, strategy: Evolution) -> "Story":
+    def read(cls, folder: Place, strategy: Evolution) -> "Story":
         """Raises `ValueError` if the journal is missing or damaged."""
         path = folder / "journal.jsonl"
         header, entries = journal.read(path)

@@ -87,7 +87,7 @@ class Exact:
             spec = choice.apply(first)
             if way.missing([spec]) is not None:
                 return full(problem, spec)
-            if not way.known[spec].done or way.quality(spec) is not None:
+            if not way.done([spec]) or way.quality(spec) is not None:
                 return None
             out.append(choice)
         return None

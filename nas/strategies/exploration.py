@@ -7,8 +7,8 @@ again from the journal alone.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, Protocol
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from nas.journal import Outcome
 from nas.strategies.outcomes import Quality, check, combined
 from nas.strategies.pareto import nondominated
 from nas.strategies.problem import Problem
+from nas.strategies.versions import Places, Vector
 from search_spaces.space import Spec
 
 
@@ -39,6 +40,11 @@ class Evaluate:
     @property
     def spec(self) -> Any:
         return self.proposal.spec
+
+    def __hash__(self) -> int:
+        return hash(
+            (self.number, self.shard)
+        )  # Specs can be large, and are as good as their number.
 
 
 class Trial(NamedTuple):
@@ -67,6 +73,67 @@ class Trial(NamedTuple):
         return combined([self.outcomes[shard] for shard in sorted(self.outcomes)])
 
 
+class Trials(Sequence[Trial]):
+    """Trials in order. A value, which can be added to and told more, in no more time for being
+    long."""
+
+    def __init__(self) -> None:
+        self._trials: Vector[Trial] = Vector()
+        self.places: Places[Any] = Places()
+        """Where a spec was proposed first."""
+        self.settled = 0
+        """So many of the first are done."""
+        self.shards = 0
+        """That were proposed, in all."""
+        self.notes: dict[Hashable, Any] = {}
+        """What policies know of trials that are done and need not find out again. Those that come
+        of these have a copy. They must follow from the trials, as they may be gone at any time."""
+
+    def added(self, proposal: Proposal) -> "Trials":
+        """With one more, of which nothing is told."""
+        trials = self._trials.add(Trial(len(self), proposal, {}))
+        found = self._after(trials)
+        found.places = self.places.add(proposal.spec)
+        found.shards += len(proposal.shards)
+        return found
+
+    def told(self, number: int, shard: int, outcome: Outcome) -> "Trials":
+        """With an outcome of trial `number`."""
+        trial = self._trials[number]
+        trial = trial._replace(outcomes={**trial.outcomes, shard: outcome})
+        return self._after(self._trials.set(number, trial))
+
+    def _after(self, trials: Vector[Trial]) -> "Trials":
+        found = Trials()
+        found._trials, found.places, found.shards = trials, self.places, self.shards
+        found.settled, found.notes = self.settled, self.notes.copy()
+        while found.settled < len(trials) and trials[found.settled].done:
+            found.settled += 1
+        return found
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    @overload
+    def __getitem__(self, index: int) -> Trial: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Trial, ...]: ...
+    def __getitem__(self, index: int | slice) -> Trial | tuple[Trial, ...]:
+        return self._trials[index]
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._trials)
+
+    def __eq__(self, other: object) -> bool:
+        return self._trials == other._trials if isinstance(other, Trials) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._trials)
+
+    def __repr__(self) -> str:
+        return repr(self._trials)
+
+
 class Policy(Protocol):
     """What to evaluate next. Pure: it draws from `rng` only, which is made of seed and number."""
 
@@ -85,7 +152,7 @@ class Policy(Protocol):
 class State:
     """All trials that were proposed, in order, and what was told of them."""
 
-    trials: tuple[Trial, ...] = ()
+    trials: Trials = dataclasses.field(default_factory=Trials)
 
 
 class Result(NamedTuple, Generic[Spec]):
@@ -97,21 +164,30 @@ class Result(NamedTuple, Generic[Spec]):
 
 @dataclasses.dataclass(frozen=True)
 class Exploration(Generic[Spec]):
-    """A search of `problem` by `policy`, that takes as much as `evaluations` full evaluations."""
+    """A search of `problem` by `policy`, that takes as much as `evaluations` full evaluations.
+
+    No more than `window` trials are thought of beyond the first that is not done, however many the
+    policy has at hand. What is found does not depend on it.
+    """
 
     problem: Problem[Spec]
     policy: Policy
     evaluations: int
     seed: int = 0
+    window: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window is {self.window}; it must be one or more")
 
     def init(self) -> State:
-        return self._extended(())
+        return self._extended(Trials())
 
     def ask(self, state: State) -> tuple[Evaluate, ...]:
         """The evaluations that can run now, independent of each other; none when it is over."""
         return tuple(
             Evaluate(trial.number, trial.proposal, shard)
-            for trial in state.trials
+            for trial in state.trials[state.trials.settled :]
             if not trial.failed
             for shard in trial.proposal.shards
             if shard not in trial.outcomes
@@ -123,14 +199,12 @@ class Exploration(Generic[Spec]):
         Raises `ValueError` on a task that was not asked for, or told already.
         """
         check(outcome)
-        trials, number = list(state.trials), task.number
+        trials, number = state.trials, task.number
         if not (0 <= number < len(trials) and trials[number].proposal == task.proposal):
             raise ValueError(f"{task} was never asked for; it is another search's")
         if task.shard in trials[number].outcomes:
             raise ValueError(f"{task} was told already")
-        outcomes = {**trials[number].outcomes, task.shard: outcome}
-        trials[number] = trials[number]._replace(outcomes=outcomes)
-        return self._extended(trials)
+        return self._extended(trials.told(number, task.shard, outcome))
 
     def results(self, state: State) -> tuple[Result[Spec], ...]:
         """What every shard was taken of, and none failed, in the order it was proposed."""
@@ -169,28 +243,38 @@ class Exploration(Generic[Spec]):
         kept = nondominated(costs)
         return tuple(fitting[i] for i in sorted(kept, key=lambda i: costs[i][1:]))
 
-    def _extended(self, trials: Sequence[Trial]) -> State:
+    def _extended(self, trials: Trials) -> State:
         """The state of these trials, and of all that can be proposed after them."""
-        found = list(trials)
-        left = self.evaluations * self.problem.shards - sum(len(t.proposal.shards) for t in found)
-        while left > 0:
-            rng = np.random.default_rng([self.seed, len(found)])
-            proposal = self.policy.propose(self.problem, found, rng)
+        most = self.evaluations * self.problem.shards
+        while trials.shards < most and len(trials) < trials.settled + self.window:
+            rng = np.random.default_rng([self.seed, len(trials)])
+            proposal = self.policy.propose(self.problem, trials, rng)
             if proposal is None:
                 break
-            found.append(Trial(len(found), proposal, {}))
-            left -= len(proposal.shards)
-        return State(tuple(found))
+            trials = trials.added(proposal)
+        return State(trials)
+
+
+Seen: TypeAlias = Places[Any] | dict[Any, None]
 
 
 def settled(trials: Sequence[Trial], count: int) -> bool:
     """Whether the first `count` trials are there and done."""
+    if isinstance(trials, Trials):
+        return trials.settled >= count
     return len(trials) >= count and all(trial.done for trial in trials[:count])
 
 
-def seen(trials: Sequence[Trial]) -> set[Any]:
+def seen(trials: Sequence[Trial]) -> Seen:
     """Specs that were proposed."""
-    return {trial.spec for trial in trials}
+    if isinstance(trials, Trials):
+        return trials.places
+    return dict.fromkeys(trial.spec for trial in trials)
+
+
+def noted(trials: Sequence[Trial]) -> dict[Hashable, Any]:
+    """The notes of these trials, to be read and written; none, which are soon lost, of a list."""
+    return trials.notes if isinstance(trials, Trials) else {}
 
 
 def full(problem: Problem[Any], spec: Any | None) -> Proposal | None:

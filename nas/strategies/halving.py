@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nas.strategies.drawing import draw
-from nas.strategies.exploration import Proposal, Trial, seen
+from nas.strategies.exploration import Proposal, Trial, noted, seen
 from nas.strategies.outcomes import combined
 from nas.strategies.problem import Problem
 
@@ -41,8 +41,10 @@ class SuccessiveHalving:
         self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator
     ) -> Proposal | None:
         """Follows the rungs through `trials` to their end, and goes on from there."""
-        rungs, start = self.rungs(problem.shards), 0
+        notes, rungs = noted(trials), self.rungs(problem.shards)
+        start = notes.get((self, problem), 0)
         while True:
+            notes[self, problem] = start
             bracket: list[Trial] = []
             alive: list[Any] = []
             had = 0

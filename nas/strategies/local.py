@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nas.strategies.drawing import draw
-from nas.strategies.exploration import Proposal, Trial, full, seen
+from nas.strategies.exploration import Proposal, Trial, full, noted, seen
 from nas.strategies.following import Following, worth
 from nas.strategies.problem import Problem
 
@@ -22,9 +22,14 @@ class LocalSearch:
     def propose(
         self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator
     ) -> Proposal | None:
-        way = Following(trials)
-        while (start := next(way, None)) is not None:
-            centre = start.spec
+        notes = noted(trials)
+        start, centre = notes.get((self, problem), (0, None))
+        way = Following(trials, start)
+        while True:
+            if centre is None:
+                if (begun := next(way, None)) is None:
+                    break
+                centre = begun.spec
             while True:
                 around = [n for n in problem.neighbours(centre) if problem.fits(n)]
                 missing = way.missing(around)
@@ -34,6 +39,9 @@ class LocalSearch:
                     return None
                 best = max(around, key=lambda n: worth(way.quality(n)), default=centre)
                 if worth(way.quality(best)) <= worth(way.quality(centre)):
+                    centre = None
                     break
                 centre = best
+                notes[self, problem] = (way.at, centre)
+            notes[self, problem] = (way.at, centre)
         return full(problem, draw(problem, rng, seen(trials)))

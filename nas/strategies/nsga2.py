@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nas.strategies.drawing import draw, mutant
-from nas.strategies.exploration import Proposal, Trial, full, seen, settled
+from nas.strategies.exploration import Proposal, Trial, full, noted, seen, settled
 from nas.strategies.leaves import apart
 from nas.strategies.pareto import crowding, ranks
 from nas.strategies.problem import Problem
@@ -37,7 +37,7 @@ class NSGA2:
             return full(problem, draw(problem, rng, taken))
         if not settled(trials, first):
             return None
-        parents = self.survivors(problem, trials[:first])
+        parents = self.survivors(problem, trials, first)
         if not parents:
             return full(problem, draw(problem, rng, taken))
         one, other = (self._winner(parents, rng) for _ in range(2))
@@ -48,10 +48,17 @@ class NSGA2:
             child = mutant(problem, child, rng, taken)
         return full(problem, child)
 
-    def survivors(self, problem: Problem[Any], trials: Sequence[Trial]) -> tuple[Any, ...]:
-        """The parents after `trials`, of whole generations; the best first."""
-        alive: list[Trial] = []
-        for start in range(0, len(trials), self.population):
+    def survivors(
+        self, problem: Problem[Any], trials: Sequence[Trial], count: int
+    ) -> tuple[Any, ...]:
+        """The parents after the first `count` trials, whole generations that are done; the best
+        first."""
+        notes = noted(trials)
+        begin, before = notes.get((self, problem), (0, ()))
+        if begin > count:  # It was noted of more.
+            begin, before = 0, ()
+        alive: list[Trial] = list(before)
+        for start in range(begin, count, self.population):
             generation = trials[start : start + self.population]
             alive += [trial for trial in generation if trial.quality is not None]
             if not alive:
@@ -63,6 +70,7 @@ class NSGA2:
                 apart[rank == front] = crowding(costs[rank == front])
             order = np.lexsort((-apart, rank))
             alive = [alive[i] for i in order[: self.population]]
+        notes[self, problem] = (count, tuple(alive))
         return tuple(trial.spec for trial in alive)
 
     def _costs(self, problem: Problem[Any], trial: Trial) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Regularised evolution (Real et al., 2019, arXiv 1802.01548): the oldest die, not the worst."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,9 @@ class RegularisedEvolution:
         known = len(trials) - self.ahead + 1
         if not settled(trials, known):
             return None
-        alive = [t for t in trials[:known] if t.quality is not None][-self.population :]
+        last = (trials[number] for number in reversed(range(known)))
+        found = itertools.islice((t for t in last if t.quality is not None), self.population)
+        alive = list(found)[::-1]
         if not alive:
             return full(problem, draw(problem, rng, seen(trials)))
         size = min(self.tournament, len(alive))

@@ -11,7 +11,6 @@ the fixture may have the scope of the class. pytest finds the laws.
 """
 
 import collections
-import os
 import uuid
 from concurrent.futures import Future
 from typing import Any
@@ -30,6 +29,7 @@ class Tally:
     """A worker that counts the calls it had, by test."""
 
     def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
         self.calls: collections.Counter[str] = collections.Counter()
         self.seen: dict[str, list[Any]] = collections.defaultdict(list)
 
@@ -38,10 +38,10 @@ def square(tally: Tally, number: int) -> int:
     return number**2
 
 
-def calls(tally: Tally, test: str) -> tuple[int, int]:
-    """The process of a worker, and the calls it had."""
+def calls(tally: Tally, test: str) -> tuple[str, int]:
+    """The name of a worker, and the calls it had."""
     tally.calls[test] += 1
-    return os.getpid(), tally.calls[test]
+    return tally.name, tally.calls[test]
 
 
 def total(tally: Tally, test: str, array: np.ndarray) -> tuple[int, float]:
@@ -66,8 +66,9 @@ def stumble(tally: Tally, test: str, times: int) -> int:
 
 def finish(executor: Executor[Any], futures: list[Future[Any]]) -> list[Any]:
     """The results of all of `futures`, in order."""
-    while not all(future.done() for future in futures):
-        executor.wait()
+    for future in futures:
+        while not future.done():
+            executor.wait()
     return [future.result() for future in futures]
 
 
@@ -87,7 +88,7 @@ class ExecutorLaws:
 
     def test_a_worker_is_kept_and_every_call_is_made_once(self, executor, test):
         found = finish(executor, [executor.submit(SOME, calls, test) for _ in range(12)])
-        made = {pid: sorted(n for p, n in found if p == pid) for pid, _ in found}
+        made = {name: sorted(n for m, n in found if m == name) for name, _ in found}
         assert 1 <= len(made) <= 2
         assert all(numbers == list(range(1, 1 + len(numbers))) for numbers in made.values())
 

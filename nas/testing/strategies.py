@@ -7,25 +7,40 @@
 Evaluations end in any order, fail, and are killed; what is found may not depend on it.
 """
 
+import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.journal import Journal, Outcome
 from nas.search import replay
-from nas.strategies.exploration import Evaluate, Exploration, State
+from nas.strategies.exploration import Evaluate, Exploration, Policy, Proposal, State, Trial
 from nas.strategies.outcomes import failed, scored
+from nas.strategies.problem import Problem
 from search_spaces.values import decode, encode
 
 orders = st.lists(st.integers(0, 10**6), min_size=1, max_size=30)
 """Which of the tasks asked for ends next, modulo their number, again and again."""
 broken = st.integers(2, 6)
 """One spec in so many cannot be evaluated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful:
+    """A policy that looks at all trials anew whenever it is asked."""
+
+    policy: Policy
+
+    def propose(
+        self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator
+    ) -> Proposal | None:
+        return self.policy.propose(problem, tuple(trials), rng)
 
 
 class StrategyLaws:
@@ -60,6 +75,18 @@ class StrategyLaws:
         one = self._state(self._run([0], every), every)
         other = self._state(self._run(order, every), every)
         assert self.strategy.results(one) == self.strategy.results(other)
+
+    @settings(max_examples=2, deadline=None)
+    @given(orders, broken)
+    def test_what_is_remembered_of_trials_changes_nothing(self, order, every):
+        anew = dataclasses.replace(self.strategy, policy=Forgetful(self.strategy.policy))
+        assert [*self._run(order, every)] == [*self._run(order, every, anew)]
+
+    @settings(max_examples=2, deadline=None)
+    @given(orders, st.integers(1, 8))
+    def test_how_far_ahead_is_thought_changes_nothing(self, order, window):
+        near = dataclasses.replace(self.strategy, window=window)
+        assert self._state([*self._run(order)]) == self._state([*self._run(order, 0, near)])
 
     @settings(max_examples=3, deadline=None)
     @given(orders)
@@ -110,13 +137,16 @@ class StrategyLaws:
         if any(not trial.failed for trial in state.trials):
             assert self.strategy.results(state)
 
-    def _run(self, order: list[int], every: int = 0) -> Iterator[Evaluate]:
+    def _run(
+        self, order: list[int], every: int = 0, strategy: Exploration[Any] | None = None
+    ) -> Iterator[Evaluate]:
         """Yields the tasks of a whole search in the order in which they end."""
-        state, count = self.strategy.init(), 0
-        while asked := self.strategy.ask(state):
+        strategy = strategy or self.strategy
+        state, count = strategy.init(), 0
+        while asked := strategy.ask(state):
             task = asked[order[count % len(order)] % len(asked)]
             yield task
-            state = self.strategy.tell(state, task, self._outcome(task, every))
+            state = strategy.tell(state, task, self._outcome(task, every))
             count += 1
 
     def _state(self, tasks: Any, every: int = 0) -> State:
