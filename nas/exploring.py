@@ -220,7 +220,7 @@ class Exploring:
             for number, winner in enumerate(state.winners, ROBUST + 1)
             if (number, device) in state.measured
         ]
-        return max(1.0, *found)
+        return max([1.0, *found])
 
     def _explored(self, state: State) -> State:
         """The state with the search that its latencies give, which is begun."""

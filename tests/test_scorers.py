@@ -35,7 +35,7 @@ class TestBrightness(ScorerLaws):
 
 @pytest.fixture(scope="class")
 def clip(folders: tiny.Folders, request) -> None:
-    request.cls.scorer = plugins.load("nas.scorers", "clip")(folders.clip)
+    request.cls.scorer = plugins.load("nas.scorers", "clip")(folders.evaluator)
 
 
 @pytest.mark.usefixtures("clip")
