@@ -6,8 +6,11 @@
   as many as 1 and 2 workers take on;
 - sending weights: from this process to the store, then to the first call of each worker that has
   them, and to its second, which has them already;
-- wall time and utilisation of 1 and 2 workers, of calls that each keep one core busy for so long,
-  and the ideal, which is the calls' own time over the number of workers.
+- wall time and utilisation of this process alone, and of 1 and 2 workers on Ray, of calls that each
+  keep one core busy for so long, and the ideal, which is the calls' own time over the number of
+  workers;
+- starting Ray and the first worker, which a search that goes on waits for besides its journal
+  (`python -m benchmarks.journal`).
 
 Prints Markdown, medians with their quartiles; two minutes on two cores. Run it with nothing else
 running.
@@ -108,6 +111,7 @@ def main(*, calls: int = 200, megabytes: int = 100, seconds: float = 0.5, repeat
     many = range(repeats)
     with Here(Idler()) as here:
         ours = [one_by_one(here, ONE, calls) for _ in many]
+        alone = np.array([working(here, ONE, 12, seconds) for _ in many])
     starting = time.perf_counter()
     with OnRay(Idler, cpus=3) as ray:
         finish(ray, [ray.submit(ONE, nothing)])
@@ -126,8 +130,10 @@ def main(*, calls: int = 200, megabytes: int = 100, seconds: float = 0.5, repeat
         for name, column in zip(("to the store", "first call", "second call"), sent, strict=True):
             print(f"| {name} | {shown(list(column), 1e3, 1)} |")
         print(f"\n| 12 calls of {seconds} s | wall, s | ideal, s | busy |\n|---|---|---|---|")
+        ran = {"this process": alone}
         for name, pool in (("1 worker", ONE), ("2 workers", TWO)):
-            found = np.array([working(ray, pool, 12, seconds) for _ in many])
+            ran[name] = np.array([working(ray, pool, 12, seconds) for _ in many])
+        for name, found in ran.items():
             walls, busy = shown(list(found[:, 0])), shown(list(100 * found[:, 2]), digits=0)
             print(f"| {name} | {walls} | {found[0, 1]:.2f} | {busy} % |")
 

@@ -5,7 +5,7 @@
 #     experiments/latency_lab.sh FOLDER [CORE]
 #
 # The environment may say otherwise: NETWORK, RUNTIMES, MINUTES for each, EDITED networks to learn
-# from and CHECKED ones to check on, NAS for the command.
+# from and CHECKED ones to check on, PROFILE for more settings of `nas profile`, NAS for the command.
 set -euo pipefail
 folder=${1:?usage: experiments/latency_lab.sh FOLDER [CORE]} core=${2:-0}
 network=${NETWORK:-experiments/emoji/pipeline}
@@ -13,7 +13,7 @@ nas=${NAS:-.venv/bin/nas}
 
 # What could not be measured well enough is named by `nas profile`, which then returns 1; the model
 # is fitted to the rest.
-profile() { $nas profile "$network" --cores "$core" "$@" || [ $? = 1 ]; }
+profile() { $nas profile "$network" --cores "$core" ${PROFILE:-} "$@" || [ $? = 1 ]; }
 
 for runtime in ${RUNTIMES:-xla onnxruntime litert}; do
     file=$folder/$runtime

@@ -30,7 +30,8 @@ CALLS, NETWORKS = 16, 4
 YARDSTICKS, _YARDSTICK_MS = 4, (2.0, 50.0)
 """Calls that were measured before, measured again with every portion: see `measure.measure_all`.
 They take some milliseconds: shorter ones take up to three times as long where what ran before them
-has emptied the caches, so beside other calls they are others; longer ones cost time."""
+has emptied the caches, so beside other calls they are others; longer ones cost time. Where all
+calls are shorter, those of a small network, the longest of them serve."""
 
 
 _FIRST = 4
@@ -170,20 +171,21 @@ def _size(call: Call) -> int:
 
 
 def _grouped(tasks: Sequence[Task]) -> list[Task]:
-    """Calls that can be yardsticks first. The others in the order given, but by size within every
-    so many: what is measured in turns takes about as long then, and no turn waits for one."""
+    """Calls that can be yardsticks first, or the largest where none is large enough. The others in
+    the order given, but by size within every so many: what is measured in turns takes about as long
+    then, and no turn waits for one."""
     size = {task: _size(task.subject) for task in tasks if isinstance(task.subject, Call)}
-    first = [task for task in tasks if _MODERATE[0] <= size[task] <= _MODERATE[1]][:CALLS]
+    moderate = [task for task in tasks if _MODERATE[0] <= size[task] <= _MODERATE[1]]
+    first = (moderate or sorted(tasks, key=size.__getitem__)[-CALLS:])[:CALLS]
     rest = [task for task in tasks if task not in first]
     groups = (rest[start : start + 4 * CALLS] for start in range(0, len(rest), 4 * CALLS))
     return [*first, *(task for group in groups for task in sorted(group, key=size.__getitem__))]
 
 
 def _longer(plan: Plan) -> Plan:
-    target = plan.target and dataclasses.replace(plan.target, limit_s=_FIRST * plan.target.limit_s)
-    return dataclasses.replace(
-        plan, seconds=_FIRST * plan.seconds, rounds=_FIRST * plan.rounds, target=target
-    )
+    seconds, rounds, target = _FIRST * plan.seconds, _FIRST * plan.rounds, plan.target
+    target = target and dataclasses.replace(target, limit_s=max(seconds, target.limit_s))
+    return dataclasses.replace(plan, seconds=seconds, rounds=rounds, target=target)
 
 
 def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
@@ -192,13 +194,15 @@ def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
 
 
 def _yardsticks(known: Table, runtime: Runtime) -> list[Yardstick]:
-    """The shortest there are; none before there are enough to choose from."""
+    """The shortest that are long enough, or else the longest; none before there are enough."""
     least, most = _YARDSTICK_MS
-    fit = [(row.ms, call) for call, row in known.rows.items() if least <= row.ms <= most]
-    if len(fit) < YARDSTICKS:
+    fit = sorted((row.ms, i, call) for i, (call, row) in enumerate(known.rows.items()))
+    long = [(ms, call) for ms, _, call in fit if least <= ms <= most]
+    short = [(ms, call) for ms, _, call in fit if ms < least]
+    chosen = long[:YARDSTICKS] if len(long) >= YARDSTICKS else short[-YARDSTICKS:]
+    if len(chosen) < YARDSTICKS:
         return []
-    shortest = sorted(fit, key=lambda pair: pair[0])[:YARDSTICKS]
-    return [Yardstick(runtime.prepare(call).run, ms) for ms, call in shortest]
+    return [Yardstick(runtime.prepare(call).run, ms) for ms, call in chosen]
 
 
 class Found(NamedTuple):

@@ -1,5 +1,8 @@
 """Checkpoints of training, by Orbax: written atomically, the newest few kept.
 
+They hold whole arrays, so training goes on from them on any number of devices. Of processes that
+train together the first one writes, and each reads for itself.
+
 On another filesystem than this machine's, a checkpoint is made in a scratch folder here and sent
 file by file under a name of its own; it is there once its manifest is, which is created only where
 there is none, and has the hash of every file.
@@ -33,7 +36,13 @@ class Checkpoints:
     keep: int = 2
 
     def save(self, step: int, tree: Any) -> None:
-        """Returns once `tree` is stored. Saving a step twice keeps the first."""
+        """Returns once `tree` is stored. Saving a step twice keeps the first.
+
+        Arrays must be whole on every device.
+        """
+        if jax.process_index():
+            return
+        tree = jax.tree.map(_local, tree)
         if isinstance(self.folder, Path):
             with _manager(self.folder, self.keep) as manager:
                 manager.save(step, args=ocp.args.StandardSave(tree))  # pyright: ignore
@@ -56,7 +65,7 @@ class Checkpoints:
 
         Raises `ValueError` naming the folder if it cannot be read.
         """
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        shapes = jax.tree.map(_shaped, like)
         if (step := self.newest) is None:
             return None
         try:
@@ -76,12 +85,19 @@ class Checkpoints:
                 f"cannot read checkpoint {where}: {error}; "
                 f"delete {what} to go on from what was saved before it"
             ) from error
-        return jax.tree.map(_uncommitted, found)
+        return jax.tree.map(_as, like, found)
 
 
 def _manager(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = jax.process_index()  # Orbax must wait for no other process.
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=False, create=True
+        max_to_keep=keep,
+        enable_async_checkpointing=False,
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=str(alone)
+        ),
     )
     return ocp.CheckpointManager(
         folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler()
@@ -156,13 +172,23 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _uncommitted(leaf: Any) -> Any:
-    """`leaf`, free to go to any device, as it was before it was saved.
+def _local(leaf: Any) -> Any:
+    """What this process has of an array, which is all of it."""
+    return np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf
 
-    Orbax ties arrays to their device, and JAX compiles a function again for every pattern of
-    tied and free arguments.
+
+def _shaped(leaf: Any) -> np.ndarray:
+    """A host array of the shape of `leaf` that takes no room."""
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def _as(like: Any, leaf: np.ndarray) -> Any:
+    """`leaf` on the host as `like` is, or else free to go to any device.
+
+    Orbax ties arrays to their device, and JAX compiles a function again for every pattern of tied
+    and free arguments.
     """
-    return jnp.asarray(np.asarray(leaf)) if isinstance(leaf, jax.Array) else leaf
+    return leaf if isinstance(like, np.ndarray | np.generic) else jnp.asarray(leaf)
 
 
 def _same_shapes(found: Any, wanted: Any) -> None:

@@ -4,6 +4,7 @@ The calls of a task are independent, and their results are put together in the o
 so an outcome is the same to the bit however many workers there were and whichever ended first.
 """
 
+import functools
 import itertools
 import math
 import time
@@ -27,11 +28,12 @@ from nas.evolution import (
     Train,
     Validate,
 )
-from nas.executors import Executor, Failed, Here, Pool, Shared, ended, together
+from nas.executors import Executor, Failed, Here, Label, Pool, Shared, ended, together
 from nas.exploring import ROBUST, Compare, Exploring, Price
 from nas.perform import SHOWN, Cost, Embedded, Found, Performer, costed, recall
 from nas.scoring import abreast
 from nas.strategies.exploration import Evaluate
+from nas.timings import Timings
 
 
 class Conductor:
@@ -39,10 +41,19 @@ class Conductor:
 
     `performer` itself, of this process, reads weights from the folder and writes the result. A
     worker scores `abreast` shards at once, and is said to spend so much less time on each.
+    `timings` are those that the executor's observer keeps.
     """
 
-    def __init__(self, performer: Performer, executor: Executor[Performer], *, abreast: int = 1):
+    def __init__(
+        self,
+        performer: Performer,
+        executor: Executor[Performer],
+        *,
+        abreast: int = 1,
+        timings: Timings | None = None,
+    ):
         self.performer, self._executor, self._abreast = performer, executor, abreast
+        self._timings = timings or Timings()
         self._pools = performer.recipe.pools
         self._sent: tuple[int, Shared[Any]] | None = None  # The newest weights, and whose.
 
@@ -81,7 +92,8 @@ class Conductor:
                 return self._one(task, pools.measuring, Performer.compare, spec, device)
             case Evolve(number):
                 begun = time.perf_counter()
-                decision = strategy.decide(state, number)
+                with self._timings.doing(label(task)):
+                    decision = strategy.decide(state, number)
                 return ended(_with_cost(decision, [Cost(time.perf_counter() - begun, 0, 0.0)]))
             case _:
                 raise ValueError(f"no performer knows of {task}")
@@ -94,7 +106,10 @@ class Conductor:
     def provenance(self, device: str | None = None) -> Provenance:
         """What latencies are measured on: the measuring workers' device and software, or one of the
         recipe's devices."""
-        call = self._executor.submit(self._pools.measuring, Performer.provenance, device)
+        asked = Label("measuring", "device and software")
+        call = self._executor.submit(
+            self._pools.measuring, Performer.provenance, device, label=asked
+        )
         while not call.done():
             self._executor.wait()
         return call.result()
@@ -105,14 +120,25 @@ class Conductor:
 
     def _one(self, task: Any, pool: Pool, method: Any, *arguments: Any) -> Future[Outcome]:
         """A task that is one call."""
-        call = self._executor.submit(pool, costed, method, *arguments)
+        call = self._submit(pool, label(task), method, *arguments)
         return together([_clear(task, call)], lambda parts: _with_cost(parts[0][0], [parts[0][1]]))
+
+    def _submit(self, pool: Pool, name: Label, method: Any, *arguments: Any) -> Future[Any]:
+        """A call of a performer's method; its future is of the value and the cost."""
+        call = self._executor.submit(pool, costed, method, *arguments, label=name)
+        call.add_done_callback(functools.partial(self._compiled, name))
+        return call
+
+    def _compiled(self, name: Label, call: Future[Any]) -> None:
+        if not call.cancelled() and call.exception() is None:
+            _, cost = call.result()
+            self._timings.compiled(name, cost.compiles, cost.compile_seconds)
 
     def _evaluate(self, strategy: Exploring, state: exploring.State, task: Evaluate) -> Future[Any]:
         """A shard of a candidate."""
-        call = self._executor.submit(
+        call = self._submit(
             self._pools.scoring,
-            costed,
+            label(task),
             Performer.candidate,
             strategy.network(task.spec),
             self._weights(state.networks[ROBUST], ROBUST),
@@ -130,7 +156,13 @@ class Conductor:
         network = state.networks[task.number]
         given = (network, self._weights(network, task.number), task.removed)
         calls = [
-            self._executor.submit(self._pools.scoring, costed, Performer.embedded, *given, shard)
+            self._submit(
+                self._pools.scoring,
+                label(task)._replace(shard=shard),
+                Performer.embedded,
+                *given,
+                shard,
+            )
             for shard in range(self._shards)
         ]
         done = itertools.count(1)
@@ -168,7 +200,14 @@ class Conductor:
         weights = self._weights(network, number)
         wanted = math.ceil(SHOWN / self.performer.recipe.sampling.batch)
         calls = [
-            self._executor.submit(self._pools.scoring, Performer.pictures, network, weights, shard)
+            self._executor.submit(
+                self._pools.scoring,
+                Performer.pictures,
+                network,
+                weights,
+                shard,
+                label=Label("pictures", f"network {number}", shard),
+            )
             for shard in range(min(wanted, self._shards))
         ]
         while not all(call.done() for call in calls):
@@ -176,11 +215,41 @@ class Conductor:
         return np.concatenate([call.result() for call in calls])[:SHOWN]
 
 
-def in_process(performer: Performer) -> Conductor:
+def in_process(performer: Performer, timings: Timings | None = None) -> Conductor:
     """Performs tasks in this process, shards of scores several at once."""
-    threads = abreast()
-    executor = Here(performer, threads=threads, tries=performer.recipe.pools.tries)
-    return Conductor(performer, executor, abreast=threads)
+    threads, timings = abreast(), timings or Timings()
+    tries = performer.recipe.pools.tries
+    executor = Here(performer, threads=threads, tries=tries, observer=timings)
+    return Conductor(performer, executor, abreast=threads, timings=timings)
+
+
+def label(task: Any) -> Label:
+    """What a task is for: of what phase of the search it is, and about what."""
+    match task:
+        case Profile():
+            return Label("measuring", "latency table")
+        case Measure(number):
+            return Label("measuring", f"network {number}")
+        case Reference():
+            return Label("scoring", "real pictures")
+        case Score(number, removed):
+            return Label(
+                "scoring", f"network {number}" + (f" without {removed}" if removed else "")
+            )
+        case Train(number, _, _, objective):
+            return Label("training", f"network {number}, {objective}")
+        case Validate(number):
+            return Label("validating", f"network {number}")
+        case Evolve(number):
+            return Label("deciding", f"network {number}")
+        case Evaluate(number, _, shard):
+            return Label("scoring", f"candidate {number + 1}", shard)
+        case Price(device):
+            return Label("measuring", f"latency table of {device}")
+        case Compare(number, device):
+            return Label("measuring", f"network {number} on {device}")
+        case _:
+            raise ValueError(f"no performer knows of {task}")
 
 
 def _with_cost(outcome: Outcome, costs: list[Cost]) -> Outcome:

@@ -17,7 +17,19 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Concatenate, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from nas.executors import NOTHING, TRIES, Call, Pool, Shared
+from nas.executors import (
+    LOADING,
+    NOTHING,
+    TRIES,
+    UNNAMED,
+    UNOBSERVED,
+    Call,
+    End,
+    Label,
+    Observer,
+    Pool,
+    Shared,
+)
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -42,11 +54,16 @@ class Worker:
 
     pool: Pool
     since: float  # When it began what it is doing, by the hosts' clock.
+    number: int = 0  # The least that no other has.
     handle: Any = None  # What the hosts know it by.
     node: str | None = None  # Where it is, once it has started.
     call: Call | None = None
     turn: int = 0  # A number for every thing that any worker began.
     gone: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.number}"
 
     @property
     def limit(self) -> float:
@@ -130,8 +147,9 @@ class Dispatcher(Generic[W]):
     others do is not touched.
     """
 
-    def __init__(self, hosts: Hosts, *, tries: int = TRIES):
-        self._hosts, self._tries = hosts, tries
+    def __init__(self, hosts: Hosts, *, tries: int = TRIES, observer: Observer = UNOBSERVED):
+        self._hosts, self._tries, self._observer = hosts, tries, observer
+        self._free_numbers: list[int] = []  # Of workers that are gone; a heap.
         self._lines: list[_Line] = []
         self._workers: dict[Worker, None] = {}  # In the order in which they came.
         self._busy = 0  # Those that start or have a call.
@@ -144,9 +162,14 @@ class Dispatcher(Generic[W]):
         return self._hosts.share(value)
 
     def submit(
-        self, pool: Pool, function: Callable[Concatenate[W, ...], R], /, *arguments: Any
+        self,
+        pool: Pool,
+        function: Callable[Concatenate[W, ...], R],
+        /,
+        *arguments: Any,
+        label: Label = UNNAMED,
     ) -> Future[R]:
-        call = Call(pool, function, arguments)
+        call = Call(pool, function, arguments, label)
         self._line(pool).queue.append(call)
         return call.future
 
@@ -205,6 +228,8 @@ class Dispatcher(Generic[W]):
         self._busy += 1
         worker.since, worker.turn = self._hosts.now(), next(self._turns)
         heapq.heappush(self._due, (worker.since + worker.limit, worker.turn, worker))
+        label = worker.call.label if worker.call else LOADING
+        self._observer.begin(worker.name, label, worker.node or "")
 
     def _staff(self, line: _Line) -> None:
         """Starts workers for the calls of a pool that wait."""
@@ -215,12 +240,15 @@ class Dispatcher(Generic[W]):
         if count > 0:
             self._dismiss_idle(line.pool)
         for _ in range(count):
-            worker = Worker(line.pool, self._hosts.now())
+            worker = Worker(line.pool, self._hosts.now(), self._number())
             self._workers[worker] = None
             line.workers += 1
             line.starting += 1
             self._begin(worker)
             self._hosts.start(worker)
+
+    def _number(self) -> int:
+        return heapq.heappop(self._free_numbers) if self._free_numbers else len(self._workers) + 1
 
     def _room(self, line: _Line) -> int:
         """How many workers a pool may have: at least one, as more room may come."""
@@ -268,6 +296,8 @@ class Dispatcher(Generic[W]):
             line.idle.remove(worker)
         worker.gone = True
         del self._workers[worker]
+        heapq.heappush(self._free_numbers, worker.number)
+        self._observer.leave(worker.name)
         self._hosts.end(worker)
 
     # What became of it.
@@ -281,12 +311,14 @@ class Dispatcher(Generic[W]):
             return self._died(worker, error)
         if call is None:
             return self._started(worker, value, error)
-        self._rest(worker)
-        if error is None:
-            return call.end(value)
-        return call.raised(error, self._tries) or self._again(call)
+        last = call.raised(error, self._tries) if error else call.end(value)
+        self._rest(worker, "failed" if error else "done")
+        if error is not None and not last:
+            self._again(call)
+        return last
 
-    def _rest(self, worker: Worker) -> None:
+    def _rest(self, worker: Worker, how: End) -> None:
+        self._observer.end(worker.name, how)
         worker.call = None
         self._busy -= 1
         self._line(worker.pool).idle.append(worker)
@@ -295,7 +327,7 @@ class Dispatcher(Generic[W]):
         if error is None:
             worker.node = node
             self._line(worker.pool).starting -= 1
-            self._rest(worker)
+            self._rest(worker, "done")
             self._false_starts = []
             return False
         self._remove(worker)

@@ -14,7 +14,17 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+)
 
 W = TypeVar("W")  # The worker.
 W_co = TypeVar("W_co", covariant=True)
@@ -54,6 +64,42 @@ class Pool:
             raise ValueError(f"deadline is {self.deadline}; it must be positive")
 
 
+class Label(NamedTuple):
+    """What a call is for, in words: of what phase of a search, about what, which part of it."""
+
+    phase: str
+    subject: str = ""
+    shard: int | None = None
+
+    def __str__(self) -> str:
+        part = "" if self.shard is None else f", shard {self.shard}"
+        return f"{self.phase} {self.subject}".rstrip() + part
+
+
+UNNAMED = Label("work")
+LOADING = Label("loading")  # What a worker does from its start until it is ready.
+
+End: TypeAlias = Literal["done", "failed", "lost"]
+"""How a call's try ended: it returned, it raised, or its worker was lost or ended."""
+
+
+class Observer:
+    """Is told what workers do as the executor notices it, in the thread that waits. This one takes
+    no note of it."""
+
+    def begin(self, worker: str, label: Label, node: str = "") -> None:
+        """`worker` begins a call, or to load. Only one that is idle or new does."""
+
+    def end(self, worker: str, how: End) -> None:
+        """What it began has ended. The future of a call that is done is done before."""
+
+    def leave(self, worker: str) -> None:
+        """It is gone, and what it did is lost. Another may take its name."""
+
+
+UNOBSERVED = Observer()
+
+
 class Failed(Exception):
     """A call was tried as often as is allowed, to no avail; says what became of every try."""
 
@@ -80,6 +126,7 @@ class Executor(Protocol[W_co]):
         function: Callable[Concatenate[W_co, ...], R],
         /,
         *arguments: Any,
+        label: Label = UNNAMED,
     ) -> Future[R]:
         """Has `function(worker, *arguments)` called on a worker of `pool`, at most once at a time.
 
@@ -103,6 +150,7 @@ class Call:
     pool: Pool
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
+    label: Label = UNNAMED
     future: Future[Any] = dataclasses.field(default_factory=Future)
     failures: list[str] = dataclasses.field(default_factory=list)
     losses: int = 0  # Tries that ended for no reason of the call's.
@@ -149,19 +197,33 @@ class Here(Generic[W]):
     Deadlines are not kept: a thread cannot be stopped.
     """
 
-    def __init__(self, worker: W, *, threads: int = 1, tries: int = TRIES):
+    def __init__(
+        self,
+        worker: W,
+        *,
+        threads: int = 1,
+        tries: int = TRIES,
+        observer: Observer = UNOBSERVED,
+    ):
         self._worker, self._threads, self._tries = worker, threads, tries
+        self._observer = observer
         self._queue: deque[Call] = deque()
-        self._running: dict[Future[Any], Call] = {}
+        self._running: dict[Future[Any], tuple[Call, str]] = {}
+        self._idle = [f"thread {number}" for number in range(threads, 0, -1)]
         self._pool = ThreadPoolExecutor(threads)
 
     def share(self, value: T) -> Shared[T]:
         return Shared(value)
 
     def submit(
-        self, pool: Pool, function: Callable[Concatenate[W, ...], R], /, *arguments: Any
+        self,
+        pool: Pool,
+        function: Callable[Concatenate[W, ...], R],
+        /,
+        *arguments: Any,
+        label: Label = UNNAMED,
     ) -> Future[R]:
-        self._queue.append(Call(pool, function, arguments))
+        self._queue.append(Call(pool, function, arguments, label))
         return self._queue[-1].future
 
     def wait(self) -> None:
@@ -181,34 +243,42 @@ class Here(Generic[W]):
                 continue
             if alone:
                 return self._alone(call)
-            self._running[self._pool.submit(self._made, call)] = call
+            name = self._begin(call)
+            self._running[self._pool.submit(self._made, call)] = call, name
         if not self._running:
             raise ValueError(NOTHING)
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         # All of what is done, in the order in which it was begun.
-        ours = [(future, call) for future, call in self._running.items() if future in done]
-        return any([self._settle(self._running.pop(future), future) for future, call in ours])
+        ours = [future for future in self._running if future in done]
+        return any([self._settle(*self._running.pop(future), future) for future in ours])
+
+    def _begin(self, call: Call) -> str:
+        """The name of the thread that is to make the call."""
+        name = self._idle.pop()
+        self._observer.begin(name, call.label)
+        return name
 
     def _alone(self, call: Call) -> bool:
         future: Future[Any] = Future()
+        name = self._begin(call)
         try:
             future.set_result(self._made(call))
         except Exception as error:
             future.set_exception(error)
-        return self._settle(call, future)
+        return self._settle(call, name, future)
 
     def _made(self, call: Call) -> Any:
         given = [x.held if isinstance(x, Shared) else x for x in call.arguments]
         return call.function(self._worker, *given)
 
-    def _settle(self, call: Call, future: Future[Any]) -> bool:
+    def _settle(self, call: Call, name: str, future: Future[Any]) -> bool:
         error = future.exception()
-        if error is None:
-            return call.end(future.result())
-        if call.raised(error, self._tries):
-            return True
-        self._queue.appendleft(call)
-        return False
+        last = call.raised(error, self._tries) if error else call.end(future.result())
+        self._observer.end(name, "failed" if error else "done")
+        self._idle.append(name)
+        if error and not last:
+            self._queue.appendleft(call)
+        return last
 
     def __enter__(self) -> "Here[W]":
         return self

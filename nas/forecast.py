@@ -33,6 +33,7 @@ from nas.perform import (
     silent,
     training_steps,
 )
+from nas.places import Place
 from nas.recipe import Recipe
 from nas.search import search_abreast
 from nas.simulation import STEADY, Conditions, Spent, VirtualHosts
@@ -91,13 +92,13 @@ class Read(NamedTuple):
     spread: float | None  # Standard deviation of a score without a block against that with it.
 
 
-def read(path: Path) -> Read:
-    """Task times and spread of the search whose journal, or folder, is at `path`.
+def read(folder: Place) -> Read:
+    """Task times and spread of the search in `folder`.
 
     A task's time is the median of its kind, without what compiling took; starting is the longest
     that a scoring or a training compiled. Raises `ValueError` on what is no search's journal.
     """
-    path = path / "journal.jsonl" if path.is_dir() else path
+    path = folder / "journal.jsonl"
     header, entries = journal.read(path)
     try:
         steps = int(header["settings"]["sampling"]["steps"])

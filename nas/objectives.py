@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,10 @@ class Batch(NamedTuple):
     taught: np.ndarray | bool = False  # Boolean scalar: whether the teacher is listened to.
     teacher: Weights = {}  # noqa: RUF012
     teacher_keep: dict[str, np.ndarray] = {}  # noqa: RUF012
+
+
+ROWS: Any = Batch(True, True, False, False, False, False)  # pyright: ignore[reportArgumentType]
+"""What of a batch has a row for every picture."""
 
 
 def denoising(supernet: Supernet, schedule: Schedule) -> Loss:

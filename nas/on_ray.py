@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from nas.dispatch import Died, Dispatcher, Lost, Report, Worker
-from nas.executors import TRIES, Call, Pool, Shared
+from nas.executors import LOADING, TRIES, UNOBSERVED, Call, Observer, Pool, Shared
 
 try:
     import ray
@@ -71,14 +71,18 @@ class OnRay(Dispatcher[W]):
         address: str | None = None,
         cpus: int | None = None,
         tries: int = TRIES,
+        observer: Observer = UNOBSERVED,
     ):
         pickled = cloudpickle.dumps(make)  # pyright: ignore[reportPrivateImportUsage]
         _connect(address, cpus)
-        super().__init__(_Actors(pickled), tries=tries)
+        super().__init__(_Actors(pickled), tries=tries, observer=observer)
 
 
 class _Actors:
-    """Workers that are actors. What becomes of them is put into a queue as it happens."""
+    """Workers that are actors. What becomes of them is put into a queue as it happens.
+
+    Ray's dashboard and its lists of actors and tasks show their names and their calls' labels.
+    """
 
     def __init__(self, make: bytes):
         self._make = make
@@ -94,11 +98,14 @@ class _Actors:
 
     def start(self, worker: Worker) -> None:
         options, environment = _options(worker.pool), _environment(worker.pool)
-        worker.handle = self._host.options(**options).remote(environment, self._make)
-        self._follow(worker, None, worker.handle.start.remote().future())
+        name = f"nas {worker.name}, start {worker.turn}"  # No two may have one name.
+        worker.handle = self._host.options(name=name, **options).remote(environment, self._make)
+        started = worker.handle.start.options(name=str(LOADING)).remote()
+        self._follow(worker, None, started.future())
 
     def call(self, worker: Worker, call: Call) -> None:
-        begun = worker.handle.call.remote(call.function, call.arguments)
+        named = worker.handle.call.options(name=str(call.label))
+        begun = named.remote(call.function, call.arguments)
         self._follow(worker, call, begun.future())
 
     def _follow(self, worker: Worker, call: Call | None, doing: Future[Any]) -> None:

@@ -24,7 +24,7 @@ from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import INDEX, Pipeline
 from nas.diffusion.samplers import from_config
 from nas.evolution import Network, Outcome, Train
-from nas.objectives import Batch, Captioned, batches, denoising, distillation
+from nas.objectives import ROWS, Batch, Captioned, batches, denoising, distillation
 from nas.places import Place, publish
 from nas.recipe import Pictures, Recipe, Training
 from nas.scoring import Judge, Scorer
@@ -456,6 +456,7 @@ class Performer:
                 adamw(),
                 decay=settings.average,
                 dtype="bfloat16" if settings.half else "float32",
+                rows=ROWS,
             )
         return self._trainers[supernet.program]
 
@@ -463,6 +464,7 @@ class Performer:
         self, supernet: Supernet, spec: UNetSpec, objective: str, seed: int
     ) -> Callable[[int], Batch]:
         taught, by = objective == "recovery", self._teacher(supernet)
+        teacher = self._trainer(supernet).everywhere(by.lift(self.pipeline.unet))
         return batches(
             self.data,
             supernet,
@@ -470,7 +472,7 @@ class Performer:
             size=self.recipe.training.batch,
             seed=seed,
             skip=0.0 if taught else self.recipe.training.skip,
-            teacher=(by.lift(self.pipeline.unet), self.pipeline.spec),
+            teacher=(teacher, self.pipeline.spec),
             taught=taught,
             by=by,
         )

@@ -3,8 +3,9 @@
 import math
 import statistics
 import time
+from collections.abc import Callable, Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.text import Text
 
@@ -22,13 +23,20 @@ from nas.evolution import (
     actions,
 )
 from nas.search import Done
+from nas.timings import Rate
 from search_spaces.actions import Remove
+
+MOST = 8  # Workers that have a line of their own.
 
 
 class Live:
-    """A line that follows the search, and above it a line for everything that was done."""
+    """Lines that follow the search and its workers, and above them one for all that was done."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(
+        self, console: Console | None = None, rates: Callable[[], Sequence[Rate]] = lambda: ()
+    ):
+        """`rates` tells what workers make of their time."""
+        self._rates = rates
         self._console = console or Console(highlight=False)
         self._shown = RichLive(console=self._console, refresh_per_second=4, transient=True)
         self._begun = time.monotonic()
@@ -87,7 +95,8 @@ class Live:
             left = self._left(tasks)
             ahead = "" if left is None else f", about {clock(left)} left"
             text = f"{gone}{ahead}  {self._name(tasks)}: {self._doing} {self._share:.0%}"
-            self._shown.update(Text(text, style="cyan"))
+            shown = [Text(text, style="cyan"), *map(Text, crew(self._rates()))]
+            self._shown.update(Group(*shown))
 
     def _name(self, tasks: tuple[Task, ...]) -> str:
         match tasks[0]:
@@ -165,9 +174,11 @@ class Live:
                 chosen = [f"{type(a).__name__.lower()} {a.block}" for a in actions(done.outcome)]
                 left = self._left(strategy.ask(state))
                 ahead = "" if left is None else f"; about {clock(left)} left"
+                rates = self._rates()
                 return [
+                    *([f"{together(rates)} since they came"] if rates else []),
                     f"round {len(state.decisions)}: {', '.join(chosen) or 'nothing to do'}; "
-                    f"predicted {done.outcome['predicted_ms']:.3f} ms{ahead}"
+                    f"predicted {done.outcome['predicted_ms']:.3f} ms{ahead}",
                 ]
             case Train(number, _, _, objective):
                 losses = done.outcome["losses"]
@@ -189,6 +200,40 @@ class Live:
 
 def _recovers(task: Train) -> bool:
     return task.objective == "recovery"
+
+
+def together(rates: Sequence[Rate]) -> str:
+    """What workers make of their time, all of them, in a few words."""
+    count = len(rates)
+    idle = 1 - sum(rate.busy for rate in rates) / (sum(rate.held for rate in rates) or 1.0)
+    whole = sum(rate.per_minute for rate in rates)
+    workers = f"{count} worker{'s' if count > 1 else ''}"
+    return f"{workers}: {whole:.1f} calls a minute, idle {max(0.0, idle):.0%}"
+
+
+def crew(rates: Sequence[Rate], most: int = MOST) -> list[str]:
+    """A line for all workers and one for each, as far as `most`; then those that idle most come
+    first, as they are the ones to look at, and the others have one line together."""
+    if not rates:
+        return []
+    listed = list(rates)
+    if len(rates) > most:
+        listed = sorted(rates, key=lambda rate: -rate.idle)[:most]
+    lines = [together(rates), *(f"  {_one(rate)}" for rate in listed)]
+    rest = [rate for rate in rates if rate not in listed]
+    if rest:
+        slow, fast = (f(rate.per_minute for rate in rest) for f in (min, max))
+        most_idle = max(rate.idle for rate in rest)
+        lines.append(
+            f"  {len(rest)} others: {slow:.1f} to {fast:.1f} a minute each, idle {most_idle:.0%} "
+            "or less"
+        )
+    return lines
+
+
+def _one(rate: Rate) -> str:
+    doing = "idle now" if rate.doing is None else str(rate.doing)
+    return f"{rate.worker:<10} {rate.per_minute:6.1f} a minute, idle {rate.idle:4.0%}  {doing}"
 
 
 def clock(seconds: float) -> str:

@@ -1,10 +1,14 @@
-"""A tiny recipe with some hundred pictures, and a process that precomputes them until it is killed.
+"""A tiny recipe with some hundred pictures, and a process that is killed while it stores them.
 
-python -c "from tests.precomputing import main; main()" MODELS WHERE
+    python -c "from tests.precomputing import main; main()" MODELS WHERE
+
+is killed between the two arrays of the third shard.
 """
 
+import itertools
+import os
+import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,12 @@ def recipe(folders: tiny.Folders, **changes: Any) -> Recipe:
 def main() -> None:
     folders = tiny.Folders(Path(sys.argv[1]) / "pipeline", Path(sys.argv[1]) / "clip")
     pipeline = Pipeline.load(folders.pipeline)
-    for shard in precomputed.write(sys.argv[2], recipe(folders), pipeline, ENCODED):
-        print(shard.part, shard.number, flush=True)
-        time.sleep(0.2)
+    created, calls = precomputed._created, itertools.count(1)
+
+    def killed(*given: Any) -> Any:
+        if next(calls) == 1 + 2 + 2 + 2:  # The empty prompt has one array, a shard two.
+            os.kill(os.getpid(), signal.SIGKILL)
+        return created(*given)
+
+    precomputed._created = killed
+    list(precomputed.write(sys.argv[2], recipe(folders), pipeline, ENCODED))

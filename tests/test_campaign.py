@@ -147,10 +147,10 @@ def test_nothing_is_begun_after_the_time_is_over(path):
 
 def test_calls_leave_networks_their_part_of_the_time(path):
     runtime = MadeUp()
-    measure(path, runtime)
-    whole = runtime.clock.now / 60
+    measure(path, runtime, minutes=1e-9)  # One portion.
+    one = runtime.clock.now / 60
     path.unlink()
-    done = measure(path, MadeUp(), minutes=0.6 * whole)
+    done = measure(path, MadeUp(), minutes=1.5 * one)
     found = store.load(path)
     assert 0 < len(found.table.rows) < len(BLOCKS) and found.networks and done.left
 
@@ -241,6 +241,29 @@ def test_networks_are_held_against_calls_of_another_file(path, tmp_path):
         )
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_the_longest_calls_keep_the_pace_of_a_small_network(path, scale):
+    class Small(Paced):
+        def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
+            ready = super().prepare(subject, compare=compare)
+            run = ready.run
+
+            def scaled() -> None:
+                before = self.clock.now
+                run()
+                self.clock.now = before + scale * (self.clock.now - before)
+
+            ready.run = scaled
+            return ready
+
+    runtime = Small()
+    runtime.slow_from, runtime.slow_until = 850, 1500
+    done = measure(path, runtime, limit_s=40.0 * scale)
+    found = store.load(path).table.rows
+    assert runtime.runs > 1500 and done.measured == 46
+    assert all(row.ms == pytest.approx(scale * _ms(call)) for call, row in found.items())
+
+
 def test_the_first_portion_tells_a_slow_start_from_the_usual(path):
     slow = Paced()
     slow.slow_until = 16 * (3 + 2 * 8)  # Its first 8 rounds, of 24.
@@ -252,7 +275,7 @@ def test_the_first_portion_tells_a_slow_start_from_the_usual(path):
 def test_portions_are_held_against_calls_that_were_measured_before(path):
     runtime = Paced()
     runtime.slow_from, runtime.slow_until = 850, 1500  # From the second portion on, for a while.
-    done = measure(path, runtime, limit_s=2.0)
+    done = measure(path, runtime, limit_s=40.0)
     found = store.load(path).table.rows
     assert runtime.runs > 1500 and done.measured == 46
     assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())

@@ -17,12 +17,14 @@ SCHEDULES = {
     name: Schedule.from_config({"beta_schedule": "scaled_linear", "prediction_type": name})
     for name in ("epsilon", "v_prediction")
 }
+LATENTS = drawn.normal(0, 6, 8, 8, 4)
+CONDITIONING = {
+    "context": drawn.normal(1, 6, tiny.LENGTH, tiny.CONTEXT),
+    "sizes": 1001 + np.arange(36, dtype=np.int32).reshape(6, 6),
+}
 DATA = Captioned(
-    latents=drawn.normal(0, 6, 8, 8, 4),
-    conditioning={
-        "context": drawn.normal(1, 6, tiny.LENGTH, tiny.CONTEXT),
-        "sizes": 1001 + np.arange(36, dtype=np.int32).reshape(6, 6),
-    },
+    LATENTS,
+    CONDITIONING,
     unconditional={
         "context": drawn.normal(2, 1, tiny.LENGTH, tiny.CONTEXT),
         "sizes": np.zeros((1, 6), np.int32),
@@ -88,17 +90,17 @@ def test_low_precision_rounds_encoded_prompts_and_no_whole_numbers():
 
     schedule = SCHEDULES["epsilon"]
     loss = denoising(Spy(schedule), schedule)  # pyright: ignore[reportArgumentType]
-    loss({"": jnp.zeros((), jnp.bfloat16)}, Batch(DATA.latents, DATA.conditioning, {}), KEY)
+    loss({"": jnp.zeros((), jnp.bfloat16)}, Batch(LATENTS, CONDITIONING, {}), KEY)
     assert seen["context"].dtype == seen["sample"].dtype == jnp.bfloat16
-    np.testing.assert_array_equal(seen["sizes"], DATA.conditioning["sizes"])
+    np.testing.assert_array_equal(seen["sizes"], CONDITIONING["sizes"])
 
 
 @pytest.mark.parametrize("prediction", SCHEDULES)
 def test_the_denoising_loss_of_an_oracle_is_zero(prediction):
     schedule = SCHEDULES[prediction]
-    clean = jnp.asarray(DATA.latents)
+    clean = jnp.asarray(LATENTS)
     loss = denoising(Oracle(schedule), schedule)  # pyright: ignore[reportArgumentType]
-    batch = Batch(DATA.latents, DATA.conditioning, {})
+    batch = Batch(LATENTS, CONDITIONING, {})
     assert loss({"clean": clean}, batch, KEY) < 1e-6
     assert loss({"clean": clean + 1}, batch, KEY) > 0.1
 
@@ -113,7 +115,7 @@ def test_noise_is_drawn_from_the_key_over_all_steps_of_the_schedule(supernet):
 
     schedule = SCHEDULES["epsilon"]
     loss = denoising(Spy(schedule), schedule)  # pyright: ignore[reportArgumentType]
-    batch = Batch(np.repeat(DATA.latents, 10, axis=0), DATA.conditioning, {})
+    batch = Batch(np.repeat(LATENTS, 10, axis=0), CONDITIONING, {})
     for seed in (0, 0, 1):
         loss({}, batch, jax.random.key(seed))
     first, again, other = seen
@@ -167,10 +169,10 @@ def test_a_batch_depends_on_seed_and_step_alone(supernet):
 def test_latents_and_prompts_of_a_row_stay_together(supernet):
     batch = drawn_batches(supernet, size=32, unconditional=0.0)(0)
     for number, latents in enumerate(batch.latents):
-        (row,) = (i for i in range(6) if np.array_equal(DATA.latents[i], latents))
+        (row,) = (i for i in range(6) if np.array_equal(LATENTS[i], latents))
         for name, given in batch.conditioning.items():
-            np.testing.assert_array_equal(given[number], DATA.conditioning[name][row])
-    assert batch.conditioning.keys() == DATA.conditioning.keys()
+            np.testing.assert_array_equal(given[number], CONDITIONING[name][row])
+    assert batch.conditioning.keys() == CONDITIONING.keys()
 
 
 def count_emptied(batch: Batch, name: str) -> int:
@@ -181,7 +183,7 @@ def count_emptied(batch: Batch, name: str) -> int:
 @pytest.mark.parametrize(("share", "emptied"), [(0.0, 0), (1.0, 32)])
 def test_prompts_are_emptied_for_guidance(supernet, share, emptied):
     batch = drawn_batches(supernet, size=32, unconditional=share)(0)
-    assert [count_emptied(batch, name) for name in DATA.conditioning] == 2 * [emptied]
+    assert [count_emptied(batch, name) for name in CONDITIONING] == 2 * [emptied]
 
 
 def test_about_a_tenth_of_the_prompts_is_emptied(supernet):

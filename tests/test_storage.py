@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tyro
 
 from nas.commands import report, search
 from nas.diffusion.pipeline import Pipeline
@@ -40,6 +41,23 @@ def same_nets(one: Path, other: Path) -> bool:
     return nets[0].keys() == nets[1].keys() and all(
         np.array_equal(nets[0][name], nets[1][name]) for name in nets[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("out", "found"), [("runs/1", Path("runs/1")), ("memory://runs/1", Remote("memory://runs/1"))]
+)
+def test_out_is_a_path_or_a_url(folders, out, found):
+    asked = tiny.recipe(folders)
+    given = {name: getattr(asked, name) for name in search.OF_RECIPE}
+    default = search.Settings(Path("default"), **given)
+    assert tyro.cli(search.Settings, default=default, args=["--out", out]).out == found
+    assert tyro.cli(search.Settings, default=default, args=[]).out == Path("default")
+
+
+def test_a_url_that_cannot_hold_a_search_is_an_error_of_out(models, capsys):
+    with pytest.raises(SystemExit):
+        search.run([RECIPE, "--out", "nowhere://a"])
+    assert "Error parsing --out: nowhere://a: fsspec knows no" in capsys.readouterr().err
 
 
 @pytest.mark.slow

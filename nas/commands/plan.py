@@ -17,6 +17,7 @@ from nas.evolution import Network, Train
 from nas.executors import Pool
 from nas.forecast import Forecast, Read, Times, forecast, read, space
 from nas.perform import Performer, costed
+from nas.places import place
 from nas.recipe import Recipe, Sampling, Search, Training
 from nas.report.story import Estimate
 from nas.simulation import STEADY, Conditions
@@ -37,8 +38,8 @@ class Settings:
     """Seed of the search, and of the forecast's luck."""
     times: Times
     conditions: Conditions = STEADY
-    journal: Path | None = None
-    """Journal, or folder, of an earlier search of this pipeline on the same kind of worker: its
+    journal: str | None = None
+    """Folder, or its URL, of an earlier search of this pipeline on the same kind of worker: its
     task times and the spread of its scores are used where no number is given."""
     measure: bool = False
     """Load the pipeline and time a shard, some steps of training and a measurement here."""
@@ -94,7 +95,7 @@ def run(arguments: list[str]) -> int:
         known = Read(measured(recipe), None)
         sources.append("measured here just now")
     if settings.journal:
-        before = read(settings.journal)
+        before = read(place(settings.journal))
         known = Read(known.times.over(before.times), before.spread)
         sources.append(f"measured by the search of {settings.journal}")
     if settings.times != Times():

@@ -1,7 +1,10 @@
 """`nas report FOLDER`: a search's report, written again."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from nas.commands.search import evolution, exploring
 from nas.diffusion.pipeline import Pipeline
@@ -9,17 +12,29 @@ from nas.journal import read
 from nas.perform import GUIDED
 from nas.places import Place, place
 from nas.recipe import Exploration, Sampling, Search
-from nas.report import explored, page
+from nas.report import explored, page, timeline
 from nas.report.story import Story
 from search_spaces.unet_space import UNetSpace
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Writes the report of a search's folder again, finished or not."""
+
+    folder: Annotated[Place, tyro.conf.Positional, tyro.conf.arg(constructor=place)]
+    """Folder or URL of the search."""
+    price: float | None = None
+    """What a worker costs an hour; the report then says what the search cost."""
+
+    def __post_init__(self) -> None:
+        if self.price is not None:
+            timeline.check_price(self.price)
+
+
 def run(arguments: list[str]) -> int:
     """Writes the report of a search's folder again, finished or not."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: nas report FOLDER\n\n" + str(run.__doc__))
-        return 0 if arguments in (["-h"], ["--help"]) else 1
-    folder = place(arguments[0])
+    asked = tyro.cli(Settings, args=arguments, prog="nas report")
+    folder = asked.folder
     header, _ = journal_of(folder)
     pipeline = Pipeline.load(Path(header["pipeline"]))
     try:
@@ -30,10 +45,10 @@ def run(arguments: list[str]) -> int:
     space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
     if "exploration" in header:
         found = _explored(folder, header, limit, space)
-        print(f"{explored.summary(found)}\n\nreport    {explored.write(found)}")
+        print(f"{explored.summary(found)}\n\nreport    {explored.write(found, price=asked.price)}")
         return 0
     story = Story.read(folder, evolution(limit, space))
-    print(f"{page.summary(story)}\n\nreport    {page.write(story)}")
+    print(f"{page.summary(story)}\n\nreport    {page.write(story, price=asked.price)}")
     return 0
 
 

@@ -19,7 +19,7 @@ from nas.conduct import Conductor, in_process
 from nas.devices import RuntimeName
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
-from nas.executors import Executor
+from nas.executors import Executor, Observer
 from nas.exploring import Exploring, Limit, Price
 from nas.journal import Journal
 from nas.perform import Performer
@@ -28,10 +28,12 @@ from nas.precomputed import at
 from nas.progress import Live
 from nas.progress_exploring import LiveExploring
 from nas.recipe import Exploration, Pools, Recipe, Sampling, Search, Training
-from nas.report import explored, page
+from nas.report import explored, page, timeline
 from nas.report.explored import Explored
 from nas.report.story import Story
+from nas.scalars import Scalars
 from nas.search import replay, search_abreast
+from nas.timings import Timings
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 
@@ -92,6 +94,11 @@ class Settings:
     workers: int | None = None
     """Workers on Ray that score; by default what the recipe says, or as many as there is room for.
     """
+    tensorboard: Path | None = None
+    """Folder for TensorBoard, in which the search is a run by the name of --out: scores, latency,
+    budget and losses by round."""
+    price: float | None = None
+    """What a worker costs an hour; the report then says what the search cost."""
 
     def __post_init__(self) -> None:
         if self.on == "here" and (self.address, self.workers) != (None, None):
@@ -105,6 +112,13 @@ class Settings:
                 "--budget on one device; several, or budgets of their own, take a --strategy, "
                 "of which greedy is Algorithm 1 without training between rounds"
             )
+        if self.exploration.strategy and self.tensorboard:
+            raise ValueError(
+                "--tensorboard follows Algorithm 1's own run; with --strategy, leave it out and "
+                "read the report"
+            )
+        if self.price is not None:
+            timeline.check_price(self.price)
 
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
@@ -197,7 +211,9 @@ def performer(path: str, settings: Settings) -> Performer:
 
 
 @contextlib.contextmanager
-def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Performer] | None]:
+def workers(
+    path: str, settings: Settings, pools: Pools, observer: Observer
+) -> Iterator[Executor[Performer] | None]:
     """The workers that the settings ask for, which end with this; none in this process.
 
     It comes before JAX starts: Ray's processes are forked, which must not be done beside threads.
@@ -217,7 +233,8 @@ def workers(path: str, settings: Settings, pools: Pools) -> Iterator[Executor[Pe
         folders["precomputed"] = at(settings.precomputed)
     make = functools.partial(performer, path, dataclasses.replace(settings, **folders))
     cpus = pools.scoring.workers
-    with OnRay(make, address=settings.address, cpus=cpus, tries=pools.tries) as ray:
+    tries = pools.tries
+    with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=observer) as ray:
         yield ray
 
 
@@ -227,10 +244,15 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     explores = recipe.exploration.strategy is not None
     if explores:
         recipe.exploration.policy()
-    live = LiveExploring() if explores else Live()
-    with workers(path, settings, recipe.pools) as there:
+    timings = Timings()
+    live = (LiveExploring if explores else Live)(rates=timings.rates)
+    with contextlib.ExitStack() as ended:
+        scalars = None
+        if settings.tensorboard is not None:
+            scalars = ended.enter_context(Scalars(settings.tensorboard, settings.out.name))
+        there = ended.enter_context(workers(path, settings, recipe.pools, timings))
         ours = Performer(recipe, settings.out, live.watch)
-        conductor = Conductor(ours, there) if there else in_process(ours)
+        conductor = Conductor(ours, there, timings=timings) if there else in_process(ours, timings)
         strategy: Any = (
             exploring(
                 recipe.search,
@@ -245,21 +267,26 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
         )
         header = settings.header(path, recipe)
         with Journal(settings.out / "journal.jsonl", header) as journal, live:
+            if scalars:
+                scalars.begin(strategy, journal)
             state = replay(strategy, journal)
             if not strategy.ask(state) and ours.delivered:
                 return _already_finished(settings.out, strategy)
-            known = {name: conductor.provenance(name) for name in recipe.devices or (None,)}
-            _same_devices(journal, known)
-            live.begin(strategy, state, next(iter(known.values())), resumed=len(journal))
-            for done in search_abreast(strategy, conductor, journal):
-                state = done.state
-                live.advance(done)
-            if not explores or strategy.found(state):
-                live.watch("pictures and report", 0.0)
-                journal.check()
-                conductor.deliver(state)
+            with timings.recorded(settings.out):
+                known = {name: conductor.provenance(name) for name in recipe.devices or (None,)}
+                _same_devices(journal, known)
+                live.begin(strategy, state, next(iter(known.values())), resumed=len(journal))
+                for done in search_abreast(strategy, conductor, journal):
+                    state = done.state
+                    live.advance(done)
+                    if scalars:
+                        scalars.add(done)
+                if not explores or strategy.found(state):
+                    live.watch("pictures and report", 0.0)
+                    journal.check()
+                    conductor.deliver(state)
     story = _told(settings.out, strategy)
-    _write(story)
+    _write(story, settings.price)
     print(f"\n{_summary(story)}\n")
     if ours.delivered:
         print(f"pipeline  {settings.out / 'pipeline'}")
@@ -269,8 +296,9 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     return 0 if story.kept else 1
 
 
-def _write(story: Story | Explored) -> Place:
-    return page.write(story) if isinstance(story, Story) else explored.write(story)
+def _write(story: Story | Explored, price: float | None = None) -> Place:
+    write = page.write if isinstance(story, Story) else explored.write
+    return write(story, price=price)  # pyright: ignore[reportArgumentType]
 
 
 def _summary(story: Story | Explored) -> str:

@@ -89,15 +89,15 @@ def path(
     line = " ".join(f"{x(p.x):.1f},{y(p.y):.1f}" for p in points)
     parts = [
         _axes(x, y, x_name, y_name, x_ticks=8, y_ticks=6),
-        f'<line class="budget" {_ends(x(budget.at), y.end, x(budget.at), y.start)}/>',
-        _text(x(budget.at) + 6, y.start - 8, budget.name, "note budget-name"),
+        f'<line class="budget" {ends(x(budget.at), y.end, x(budget.at), y.start)}/>',
+        text(x(budget.at) + 6, y.start - 8, budget.name, "note budget-name"),
         *(_bound(bound, x, y) for bound in bounds),
         f'<polyline class="way" points="{line}"/>',
         *(_error_bars(p, x, y) for p in points),
         *(_dot(p, x, y) for p in points),
         *_labels(points, x, y, taken=[_budget_box(x(budget.at), y, budget.name)]),
     ]
-    return _svg(width, height, parts, f"{y_name} against {x_name}")
+    return svg(width, height, parts, f"{y_name} against {x_name}")
 
 
 def _budget_box(at: float, y: Scale, name: str) -> Box:
@@ -107,19 +107,19 @@ def _budget_box(at: float, y: Scale, name: str) -> Box:
 def _bound(bound: Mark, x: Scale, y: Scale) -> str:
     if y.low <= bound.at <= y.high:
         at, arrow = y(bound.at), ""
-        line = f'<line class="bound" {_ends(x.start, at, x.end, at)}/>'
-        return line + _text(x.end - 2, at - 5, bound.name, "note", anchor="end")
+        line = f'<line class="bound" {ends(x.start, at, x.end, at)}/>'
+        return line + text(x.end - 2, at - 5, bound.name, "note", anchor="end")
     above = bound.at > y.high
     at, arrow = (y.end + 10, "↑ ") if above else (y.start - 8, "↓ ")
-    return _text(x.end - 2, at, f"{arrow}{bound.name}", "note", anchor="end")
+    return text(x.end - 2, at, f"{arrow}{bound.name}", "note", anchor="end")
 
 
 def _error_bars(p: Point, x: Scale, y: Scale) -> str:
     parts = []
     if p.dx > 0:
-        parts.append(f'<line class="bar" {_ends(x(p.x - p.dx), y(p.y), x(p.x + p.dx), y(p.y))}/>')
+        parts.append(f'<line class="bar" {ends(x(p.x - p.dx), y(p.y), x(p.x + p.dx), y(p.y))}/>')
     if p.dy > 0:
-        parts.append(f'<line class="bar" {_ends(x(p.x), y(p.y - p.dy), x(p.x), y(p.y + p.dy))}/>')
+        parts.append(f'<line class="bar" {ends(x(p.x), y(p.y - p.dy), x(p.x), y(p.y + p.dy))}/>')
     return "".join(parts)
 
 
@@ -151,8 +151,8 @@ def _labels(points: Sequence[Point], x: Scale, y: Scale, *, taken: list[Box]) ->
                 min(max(x(p.x), box.left), box.right),
                 box.bottom if box.top < y(p.y) else box.top,
             )
-            yield f'<line class="leader" {_ends(x(p.x), y(p.y), *end)}/>'
-        yield _text(box.left, box.bottom - 3, p.label, "label")
+            yield f'<line class="leader" {ends(x(p.x), y(p.y), *end)}/>'
+        yield text(box.left, box.bottom - 3, p.label, "label")
 
 
 def paired_bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, unit: str, title: str) -> str:
@@ -161,15 +161,15 @@ def paired_bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, unit: str, title
     values = [bar.before for _, bars in groups for bar in bars]
     values += [bar.after for _, bars in groups for bar in bars]
     scale = Scale(0.0, max(values, default=1.0) or 1.0, left, width - 112)
-    parts, at = [_text(left, 16, title, "title")], float(top)
+    parts, at = [text(left, 16, title, "title")], float(top)
     for name, bars in groups:
         middle = at + each * len(bars) / 2 + 2
-        parts.append(_text(left - 8, middle, name, "", anchor="end"))
+        parts.append(text(left - 8, middle, name, "", anchor="end"))
         for bar in bars:
             parts.append(_bar(bar, scale, at, each - 3, unit))
             at += each
         at += gap
-    return _svg(width, at, parts, title)
+    return svg(width, at, parts, title)
 
 
 def _bar(bar: Bar, scale: Scale, top: float, height: float, unit: str) -> str:
@@ -181,7 +181,7 @@ def _bar(bar: Bar, scale: Scale, top: float, height: float, unit: str) -> str:
         f'width="{before - scale.start:.1f}" height="{height}"/>'
         f'<rect class="{bar.style}" x="{scale.start}" y="{top + 4:.1f}" '
         f'width="{after - scale.start:.1f}" height="{height - 8}"/>'
-        f"{_text(max(before, after) + 6, top + height - 4, shown, 'note')}</g>"
+        f"{text(max(before, after) + 6, top + height - 4, shown, 'note')}</g>"
     )
 
 
@@ -200,11 +200,11 @@ def curve(values: Sequence[float], steps: int, *, title: str, y_name: str) -> st
     places = [steps * (i + 0.5) / len(values) for i in range(len(values))]
     line = " ".join(f"{x(at):.1f},{y(v):.1f}" for at, v in zip(places, values, strict=True))
     parts = [
-        _text(left, 15, title, "title"),
+        text(left, 15, title, "title"),
         _axes(x, y, "step", y_name, x_ticks=4, y_ticks=4),
         f'<polyline class="way" points="{line}"/>',
     ]
-    return _svg(width, height, parts, title)
+    return svg(width, height, parts, title)
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
@@ -215,34 +215,37 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 def _axes(x: Scale, y: Scale, x_name: str, y_name: str, *, x_ticks: int, y_ticks: int) -> str:
     parts = []
     for value, shown in ticks(y.low, y.high, y_ticks):
-        parts.append(f'<line class="grid" {_ends(x.start, y(value), x.end, y(value))}/>')
-        parts.append(_text(x.start - 7, y(value) + 4, shown, "note", anchor="end"))
+        parts.append(f'<line class="grid" {ends(x.start, y(value), x.end, y(value))}/>')
+        parts.append(text(x.start - 7, y(value) + 4, shown, "note", anchor="end"))
     for value, shown in ticks(x.low, x.high, x_ticks):
-        parts.append(f'<line class="axis" {_ends(x(value), y.start, x(value), y.start + 4)}/>')
-        parts.append(_text(x(value), y.start + 17, shown, "note", anchor="middle"))
+        parts.append(f'<line class="axis" {ends(x(value), y.start, x(value), y.start + 4)}/>')
+        parts.append(text(x(value), y.start + 17, shown, "note", anchor="middle"))
     middle = (y.start + y.end) / 2
     parts += [
-        f'<line class="axis" {_ends(x.start, y.start, x.end, y.start)}/>',
-        f'<line class="axis" {_ends(x.start, y.start, x.start, y.end)}/>',
-        _text((x.start + x.end) / 2, y.start + 35, x_name, "", anchor="middle"),
+        f'<line class="axis" {ends(x.start, y.start, x.end, y.start)}/>',
+        f'<line class="axis" {ends(x.start, y.start, x.start, y.end)}/>',
+        text((x.start + x.end) / 2, y.start + 35, x_name, "", anchor="middle"),
         f'<text transform="translate(12,{middle:.1f}) rotate(-90)" text-anchor="middle">'
         f"{html.escape(y_name)}</text>",
     ]
     return "".join(parts)
 
 
-def _ends(x1: float, y1: float, x2: float, y2: float) -> str:
+def ends(x1: float, y1: float, x2: float, y2: float) -> str:
+    """The attributes of a line from one point to another."""
     return f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
 
 
-def _text(x: float, y: float, shown: str, style: str, *, anchor: str = "start") -> str:
+def text(x: float, y: float, shown: str, style: str, *, anchor: str = "start") -> str:
+    """A line of text; `style` is a class of the page's style sheet."""
     return (
         f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
         f"{html.escape(shown)}</text>"
     )
 
 
-def _svg(width: float, height: float, parts: Sequence[str], name: str) -> str:
+def svg(width: float, height: float, parts: Sequence[str], name: str) -> str:
+    """A picture of that size; `name` says what it shows to those who do not see it."""
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{html.escape(name)}">'
         f"{''.join(parts)}</svg>"

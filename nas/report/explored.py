@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nas import journal
+from nas import journal, timings
 from nas.exploring import ROBUST, Exploring, State
 from nas.places import Place
 from nas.progress_exploring import described
-from nas.report import charts, page, tables
+from nas.report import charts, page, tables, timeline
 from nas.report.pictures import pictures
 from nas.report.referee import ruling
 from nas.report.story import estimate
@@ -17,6 +17,7 @@ from nas.search import states
 from nas.strategies.exact import referee
 from nas.strategies.exploration import Evaluate, Exploration, Result, Trial
 from nas.strategies.exploration import State as Trials
+from nas.timings import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,11 @@ class Explored:
         return self.state.search, self.state.explored
 
 
-def write(story: Explored) -> Place:
-    """Writes `report.html` into the search's folder and returns its path."""
+def write(story: Explored, *, price: float | None = None) -> Place:
+    """Writes `report.html` into the search's folder and returns its path. With the `price` of a
+    worker's hour it says what the search cost."""
     search, explored = story.search
+    sessions = timings.read(story.folder)
     title = f"Architecture search {story.header.get('recipe', story.folder.name)}"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -79,7 +82,8 @@ def write(story: Explored) -> Place:
         page.section("Single edits, put together", _single(search, explored)),
         page.section("Pictures before and after", pictures(story.folder)),
         page.section("Every candidate", candidates(search, explored.trials)),
-        page.section("What the search cost", _cost(story)),
+        page.section("Who did what when", timeline.section(sessions)),
+        page.section("What the search cost", _cost(story, sessions, price)),
         page.section("Settings", tables.table(("setting", "value"), _settings(story))),
     ]
     return page.put(story.folder, page.html(title, "".join(parts)))
@@ -200,7 +204,7 @@ def _single(search: Exploration[Any], explored: Trials) -> str:
     return ruling(verdict)
 
 
-def _cost(story: Explored) -> str:
+def _cost(story: Explored, sessions: Sequence[Session], price: float | None) -> str:
     seconds: dict[str, list[float]] = {}
     for task, outcome in story.entries:
         cost = outcome.get("cost", {})
@@ -208,7 +212,8 @@ def _cost(story: Explored) -> str:
     rows = [(name, str(len(each)), f"{sum(each):.1f}") for name, each in seconds.items()]
     pictures = sum(len(o.get("scores", ())) for t, o in story.entries if isinstance(t, Evaluate))
     return (
-        tables.table(("tasks", "number", "seconds of workers"), rows)
+        (timeline.cost(sessions, price) if sessions else "")
+        + tables.table(("tasks", "number", "seconds of workers"), rows)
         + f"<p>{pictures} pictures of candidates were scored.</p>"
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from html import escape
 
 from nas.places import Place, write_whole
-from nas.report import headline, referee, sections, tables
+from nas.report import headline, referee, sections, tables, timeline
 from nas.report.charts import short
 from nas.report.headline import summary
 from nas.report.pictures import pictures
@@ -15,10 +15,11 @@ __all__ = ["html", "page", "put", "section", "summary", "write"]
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2530; --soft: #5d6874; --line: #d8dee4;
   --paper: #fff; --panel: #f5f7f9; --one: #2f6db3; --two: #d9822b; --bad: #b3372f;
-  --good: #2a7d46; --open: #8a6100; }
+  --good: #2a7d46; --open: #8a6100; --three: #7b4fb0; }
 @media screen and (prefers-color-scheme: dark) { :root { --ink: #e4e8ec; --soft: #9aa5b0;
   --line: #39424b; --paper: #14181c; --panel: #1d2329; --one: #6aa7e8; --two: #eba75c;
-  --bad: #ef8077; --good: #6cc48a; --open: #e3b341; } }
+  --bad: #ef8077; --good: #6cc48a; --open: #e3b341;
+  --three: #b793e6; } }
 * { box-sizing: border-box }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 980px; margin: 2rem auto; padding: 0 1rem }
@@ -60,8 +61,14 @@ svg circle.hollow { fill: var(--paper) }
 svg .budget { stroke: var(--bad); stroke-width: 1.4; stroke-dasharray: 6 4 }
 svg .budget-name { fill: var(--bad) } svg .bound { stroke: var(--soft); stroke-dasharray: 2 3 }
 svg rect.one { fill: var(--one) } svg rect.two { fill: var(--two) } svg rect.pale { opacity: .3 }
+.is-loading { --is: var(--soft) } .is-measuring { --is: var(--two) }
+.is-scoring { --is: var(--one) } .is-training { --is: var(--good) }
+.is-validating { --is: var(--open) } .is-deciding { --is: var(--ink) }
+.is-pictures { --is: var(--three) } .is-other { --is: var(--line) } .is-wasted { --is: var(--bad) }
+svg [class^="is-"] { fill: var(--is) }
+svg rect.compiling { fill: var(--paper); opacity: .5; pointer-events: none }
 .key { margin-right: 1.2em } .key::before { content: ""; display: inline-block; width: .8em;
-  height: .8em; margin-right: .4em; background: var(--one) } .key.two::before {
+  height: .8em; margin-right: .4em; background: var(--is, var(--one)) } .key.two::before {
   background: var(--two) }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: .6rem }
@@ -78,9 +85,10 @@ details { margin: .5rem 0 } details summary { cursor: pointer }
 """
 
 
-def write(story: Story) -> Place:
-    """Writes `report.html` into the search's folder and returns its path."""
-    return put(story.folder, page(story))
+def write(story: Story, *, price: float | None = None) -> Place:
+    """Writes `report.html` into the search's folder and returns its path. With the `price` of a
+    worker's hour it says what the search cost."""
+    return put(story.folder, page(story, price=price))
 
 
 def put(folder: Place, text: str) -> Place:
@@ -90,7 +98,7 @@ def put(folder: Place, text: str) -> Place:
     return target
 
 
-def page(story: Story) -> str:
+def page(story: Story, *, price: float | None = None) -> str:
     """The whole page."""
     parts = [
         _head(story),
@@ -102,7 +110,8 @@ def page(story: Story) -> str:
         section("Greedy against exact choice", referee.section(story.strategy, story.state, 1)),
         section("Latency, by calls and as a whole", tables.latency(story)),
         section("Training", tables.training(story)),
-        section("What the search cost", tables.cost(story)),
+        section("Who did what when", timeline.section(story.sessions)),
+        section("What the search cost", timeline.costs(story, price)),
         section("Settings and provenance", tables.settings(story)),
     ]
     return html(_title(story), "".join(parts))

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from latency_models.latency import Latency
 from latency_models.provenance import Method, Provenance
-from nas import journal
+from nas import journal, timings
 from nas.evolution import (
     Evolution,
     Evolve,
@@ -27,6 +27,7 @@ from nas.evolution import (
 )
 from nas.places import Place
 from nas.search import states
+from nas.timings import Session
 from search_spaces.actions import Copy, Remove
 from search_spaces.blocks import ResNet, Transformer
 from search_spaces.ops import Call, model, output
@@ -351,6 +352,11 @@ class Story:
         return program_calls(space.lower(spec), space.inputs)
 
     # What was done, and what it cost.
+
+    @functools.cached_property
+    def sessions(self) -> Sequence[Session]:
+        """What workers did when, from one start of the search to the next."""
+        return timings.read(self.folder)
 
     def outcome(self, kind: type[Task]) -> Outcome | None:
         """The outcome of the first task of a kind, or `None`."""

@@ -136,19 +136,23 @@ def cost(story: Story) -> str:
         )
     )
     head = ("phase", "tasks", "seconds", "share", "compilations")
-    return table(head, rows) + f"<p>{_work(story)}</p>"
+    compile_s = sum(story.spent("compile_seconds").values())
+    note = (
+        f"Compiling took {compile_s:.0f} s of the time above. A task that was interrupted and "
+        "begun again counts once, and loading models not at all."
+    )
+    return table(head, rows) + f"<p>{work(story)} {note}</p>"
 
 
-def _work(story: Story) -> str:
+def work(story: Story) -> str:
+    """What was done, in a few words: evaluations, pictures, trainings."""
     steps, trainings = story.setting("sampling", "steps"), story.outcomes(Train)
     scored, pictures = len(story.outcomes(Score)), story.images()
     calls = f" by {pictures * steps:,} calls of the U-Net for both branches" if steps else ""
     trained = sum(outcome["steps"] for _, outcome in trainings)
-    compile_s = sum(story.spent("compile_seconds").values())
     return (
         f"{scored} evaluations made {pictures:,} pictures{calls}. {len(trainings)} trainings took "
-        f"{trained:,} steps. Compiling took {compile_s:.0f} s of the time above. A task that was "
-        "interrupted and begun again counts once, and loading models not at all."
+        f"{trained:,} steps."
     )
 
 
