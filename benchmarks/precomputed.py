@@ -64,12 +64,13 @@ def main(
 ) -> None:
     asked = recipes.load(recipe)
     pipeline = Pipeline.load(asked.pipeline)
-    pixels, prompts = pictures = asked.pictures()
+    pictures = asked.pictures()
+    pixels, prompts = pictures
     rows = len(prompts)
 
     def encode(pick: np.ndarray) -> None:
         pipeline.latents(pixels[pick], batch=batch)
-        pipeline.conditioning([prompts[row] for row in pick], batch=batch)
+        pipeline.conditioning([prompts[int(row)] for row in pick], batch=batch)
 
     with tempfile.TemporaryDirectory() as where:
         list(precomputed.write(where, asked, pipeline))

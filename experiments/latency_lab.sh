@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From an empty device to a validated predictor of this machine, by three runtimes. See
-# docs/latency-example.md. Killed, the same command goes on.
+# docs/latency-runtimes.md. Killed, the same command goes on.
 #
 #     experiments/latency_lab.sh FOLDER [CORE]
 #

@@ -98,11 +98,11 @@ def measure(
 
     No portion is begun after `minutes`, and of these calls leave networks their part. Calls are
     measured in the order given, by and large: portions are of calls that take about as long. What
-    the runtime cannot run, and what is too noisy to mean
-    anything, is named in what comes back, with the reason. `beside` are calls that the same runtime
-    ran here before, at whose pace latencies are given; by default those of the file. A portion in
-    which the machine never ran about as fast is tried once more, later. Without `compare` what
-    networks as a whole compute is not compared with what JAX does, as that of calls is.
+    the runtime cannot run, and what is too noisy to mean anything, is named in what comes back,
+    with the reason. `beside` are calls that the same runtime ran here before, at whose pace
+    latencies are given; by default those of the file. A portion in which the machine never ran
+    about as fast is tried once more, later. Without `compare` what networks as a whole compute is
+    not compared with what JAX does, as that of calls is.
 
     Raises `OffPace` where the machine keeps another pace: what is measured then does not compare
     with what is there.

@@ -64,7 +64,7 @@ class Trainer:
         decay: float = 0.999,
         dtype: str = "float32",
         rows: Any = True,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Any] | None = None,
     ):
         self._shapes, self._optimizer = shapes, optimizer
         mesh = Mesh(np.array(devices or jax.devices()), ("rows",))
@@ -156,8 +156,9 @@ class Trainer:
         return _array(x, self._split)
 
     def _sent(self, x: jax.typing.ArrayLike) -> jax.Array:
-        there = isinstance(x, jax.Array) and x.sharding == self._whole
-        return x if there else _array(x, self._whole)
+        if isinstance(x, jax.Array) and x.sharding == self._whole:
+            return x
+        return _array(x, self._whole)
 
 
 def _agree(step: int) -> None:

@@ -52,7 +52,7 @@ def loss(weights, batch: Batch, key):
 class Training:
     """A training that is saved after every step."""
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None, size: int = SIZE):
+    def __init__(self, devices: Sequence[Any] | None = None, size: int = SIZE):
         self._size = size
         self.trainer = Trainer(loss, SHAPES, adamw(), rows=ROWS, devices=devices)
         self._teacher = self.trainer.everywhere(drawn.normal(1, 6, 3))
@@ -110,4 +110,5 @@ if __name__ == "__main__":
     if kind == "alone":
         alone(Path(where))
     else:
-        joined(Path(where), *map(int, others[:3]), others[3])
+        stop, count, number = map(int, others[:3])
+        joined(Path(where), stop, count, number, others[3])

@@ -11,7 +11,7 @@ import pytest
 
 from tests.joint_training import STEPS
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # Float32, after six updates by Adam.
+RTOL, ATOL = 1e-4, 1e-5  # Float32, after six updates by Adam.
 
 
 def start(devices: int, *arguments: object) -> subprocess.Popen[str]:
@@ -41,7 +41,7 @@ def ends(tmp_path_factory) -> Mapping[str, np.ndarray]:
 
 @pytest.mark.parametrize("devices", ["2", "4"])
 def test_several_devices_train_as_one_does_but_for_the_order_of_sums(ends, devices):
-    np.testing.assert_allclose(ends[devices], ends["1"], **CLOSE)
+    np.testing.assert_allclose(ends[devices], ends["1"], rtol=RTOL, atol=ATOL)
     assert not np.array_equal(ends[devices], ends["1"]), "rows were not split"
 
 
@@ -54,7 +54,7 @@ def test_interrupted_training_on_several_devices_ends_the_same_to_the_bit(ends):
 
 
 def test_training_goes_on_on_another_number_of_devices(ends):
-    np.testing.assert_allclose(ends["2, then 4, then 1"], ends["1"], **CLOSE)
+    np.testing.assert_allclose(ends["2, then 4, then 1"], ends["1"], rtol=RTOL, atol=ATOL)
 
 
 def test_a_batch_that_does_not_divide_is_an_error_that_says_what_does(ends):
@@ -78,4 +78,4 @@ def test_processes_train_together_through_an_interruption_as_one_does(ends, tmp_
     assert len(found) == 4 and {int(end["devices"]) for end in found.values()} == {2}
     states = [end["state"] for end in found.values()]
     assert all(np.array_equal(state, states[0]) for state in states)
-    np.testing.assert_allclose(states[0], ends["1"], **CLOSE)
+    np.testing.assert_allclose(states[0], ends["1"], rtol=RTOL, atol=ATOL)

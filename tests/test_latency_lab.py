@@ -1,4 +1,4 @@
-"""The worked example of docs/latency-example.md is run, on one runtime and for a short time."""
+"""The worked example of docs/latency-runtimes.md is run, on one runtime and for a short time."""
 
 import os
 import subprocess

@@ -153,7 +153,8 @@ def test_a_killed_process_is_gone_on_with_and_no_shard_is_made_twice(
 def test_a_shard_is_not_there_before_all_its_arrays_are(ours, folders, pipeline, stored):
     (ours / "training" / "shards" / "00002.json").unlink()
     for path in (ours / "training" / "context" / "c" / "2").rglob("*"):
-        path.is_file() and path.unlink()
+        if path.is_file():
+            path.unlink()
     made = [s for s in write(str(ours), recipe(folders), pipeline, ENCODED) if s.made]
     assert [(s.part, s.number) for s in made] == [(TRAINING, 2)]
     assert contents(ours) == contents(stored)
@@ -184,7 +185,8 @@ def test_a_flipped_byte_is_an_error_that_names_the_shard_and_is_mended(
 
 def test_a_lost_file_is_no_zeros(ours, pipeline):
     for path in (ours / "training" / "latents" / "c" / "1").rglob("*"):
-        path.is_file() and path.unlink()
+        if path.is_file():
+            path.unlink()
     found = read(str(ours), TRAINING, pipeline, pictures())
     with pytest.raises(ValueError, match=r"shard 1 of training .* is missing"):
         found.latents[np.array([ENCODED])]

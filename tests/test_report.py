@@ -78,7 +78,7 @@ def result_of(story: Story) -> Result:
 
 
 def lines(story: Story) -> list[dict]:
-    text = (story.folder / "journal.jsonl").read_text()
+    text = Path(str(story.folder / "journal.jsonl")).read_text()
     return [json.loads(line) for line in text.splitlines()[1:]]
 
 
@@ -397,7 +397,7 @@ def test_the_page_is_one_well_formed_file_without_links(
     story = request.getfixturevalue(name)
     path = page.write(story)
     assert path == story.folder / "report.html"
-    text = path.read_text(encoding="utf-8")
+    text = Path(str(path)).read_text(encoding="utf-8")
     found = Reader(text)
     assert not found.wrong and not found.open
     assert found.links and all(link.startswith("data:image/png;base64,") for link in found.links)

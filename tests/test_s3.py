@@ -67,6 +67,7 @@ def test_checkpoints_are_read_to_the_bit(bucket):
     assert saved.newest == 3
     found = saved.latest({"a": np.zeros(5)})
     assert found is not None and np.array_equal(found["a"], np.arange(5.0) / 3 + 3)
+    assert isinstance(saved.folder, Remote)
     assert sorted(name.partition("-")[0] for name in saved.folder.names()) == [
         "2",
         "2.json",

@@ -13,7 +13,7 @@ from nas.executors import LOADING, Label
 from nas.progress import Live, crew
 from nas.report import page, timeline
 from nas.report.timeline import MOST, WASTED, Spent
-from nas.timings import SEARCH, Rate, Session, Span, Timings
+from nas.timings import SEARCH, How, Rate, Session, Span, Timings
 from tests import story as made_up
 from tests.test_report import Reader
 
@@ -27,7 +27,7 @@ def session(*spans: Span, seconds: float = HOUR, begun: float = 0.0, closed: boo
     return Session(begun, seconds, "host", spans, names, closed)
 
 
-def apart(worker: str, label: Label, begun: float, ended: float, how="done", compiling=0.0):
+def apart(worker: str, label: Label, begun: float, ended: float, how: How = "done", compiling=0.0):
     return Span(worker, label, begun, ended, how, compiling, node="there")
 
 

@@ -38,7 +38,11 @@ class Spent(NamedTuple):
 
     def __add__(self, other: object) -> "Spent":
         assert isinstance(other, Spent)
-        return Spent(*(a + b for a, b in zip(self, other, strict=True)))
+        return Spent(
+            self.seconds + other.seconds,
+            self.compiling + other.compiling,
+            self.calls + other.calls,
+        )
 
 
 def check_price(price: float) -> None:
