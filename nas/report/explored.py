@@ -79,7 +79,7 @@ def write(story: Explored, *, price: float | None = None) -> Place:
         f"<h1>{escape(title)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in summary(story).splitlines()),
         page.section("Fronts", fronts(search, explored)),
-        page.section("Single edits, put together", _single(search, explored)),
+        page.section("Single edits, put together", single(search, explored)),
         page.section("Pictures before and after", pictures(story.folder)),
         page.section("Every candidate", candidates(search, explored.trials)),
         page.section("Who did what when", timeline.section(sessions)),
@@ -196,7 +196,8 @@ def _words(spec: Any) -> str:
     return described(spec) if hasattr(spec, "edits") else str(spec)
 
 
-def _single(search: Exploration[Any], explored: Trials) -> str:
+def single(search: Exploration[Any], explored: Trials) -> str:
+    """What is exactly best of the single edits, if their scores add up, beside greedy choice."""
     try:
         verdict = referee(search.problem, explored.trials)
     except ValueError as error:

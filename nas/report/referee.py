@@ -14,6 +14,7 @@ from nas.strategies.exploration import Trial, full
 from nas.strategies.outcomes import failed, scored
 from nas.strategies.problem import Device, Problem
 from search_spaces.actions import Remove
+from search_spaces.edited import Step
 from search_spaces.unet import UNetSpec
 
 
@@ -121,4 +122,6 @@ def _edits(choice: Choice) -> str:
 
 
 def _said(action: Any) -> str:
-    return f"remove {action.block}" if isinstance(action, Drop) else said(action.action)
+    if isinstance(action, Step):
+        return said(action.action)
+    return f"remove {action.block}" if isinstance(action, Drop) else str(action)
