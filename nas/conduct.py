@@ -121,7 +121,7 @@ class Conductor:
     def _one(self, task: Any, pool: Pool, method: Any, *arguments: Any) -> Future[Outcome]:
         """A task that is one call."""
         call = self._submit(pool, label(task), method, *arguments)
-        return together([_clear(task, call)], lambda parts: _with_cost(parts[0][0], [parts[0][1]]))
+        return together([clear(task, call)], lambda parts: _with_cost(parts[0][0], [parts[0][1]]))
 
     def _submit(self, pool: Pool, name: Label, method: Any, *arguments: Any) -> Future[Any]:
         """A call of a performer's method; its future is of the value and the cost."""
@@ -150,7 +150,7 @@ class Conductor:
             found = self._scored(parts)
             return {"scores": found["cosines"], "cost": found["cost"]}
 
-        return _clear(task, together([call], outcome))
+        return clear(task, together([call], outcome))
 
     def _score(self, state: Found, task: Score) -> Future[Outcome]:
         network = state.networks[task.number]
@@ -168,7 +168,7 @@ class Conductor:
         done = itertools.count(1)
         for call in calls:
             call.add_done_callback(lambda _: self.performer.watch("score", next(done) / len(calls)))
-        return _clear(task, together(calls, self._scored))
+        return clear(task, together(calls, self._scored))
 
     def _scored(self, parts: list[tuple[Embedded, Cost]]) -> Outcome:
         """The outcome of a score, of its shards in order."""
@@ -262,7 +262,7 @@ def _with_cost(outcome: Outcome, costs: list[Cost]) -> Outcome:
     return {**outcome, "cost": cost}
 
 
-def _clear(task: Any, future: Future[Any]) -> Future[Any]:
+def clear(task: Any, future: Future[Any]) -> Future[Any]:
     """`future`, where a call that failed for good is the outcome of a candidate, as a search can
     do without it, and otherwise an error that says which task cannot be performed."""
     found: Future[Any] = Future()

@@ -220,5 +220,7 @@ def load(path: str) -> Recipe:
         raise ValueError(f"no recipe {path}: a {type(found).__name__} is no function")
     recipe = found()
     if not isinstance(recipe, Recipe):
-        raise ValueError(f"{path} returned a {type(recipe).__name__}, not a Recipe")
+        raise ValueError(
+            f"{path} returned a {type(recipe).__name__}, not a Recipe; a Study is for nas explore"
+        )
     return recipe

@@ -6,14 +6,17 @@ from typing import Annotated, Any
 
 import tyro
 
+from nas import study
+from nas.commands import explore
 from nas.commands.search import evolution, exploring
 from nas.diffusion.pipeline import Pipeline
 from nas.journal import read
 from nas.perform import GUIDED
 from nas.places import Place, place
 from nas.recipe import Exploration, Sampling, Search
-from nas.report import explored, page, timeline
+from nas.report import explored, page, studied, timeline
 from nas.report.story import Story
+from nas.report.studied import Studied
 from search_spaces.unet_space import UNetSpace
 
 
@@ -35,6 +38,12 @@ def run(arguments: list[str]) -> int:
     """Writes the report of a search's folder again, finished or not."""
     asked = tyro.cli(Settings, args=arguments, prog="nas report")
     folder = asked.folder
+    header, _ = read(folder / "journal.jsonl")
+    if "study" in header:
+        path, settings = explore.asked(header, folder)
+        story = Studied.read(folder, settings.exploration(study.load(path)))
+        print(f"{studied.summary(story)}\n\nreport    {studied.write(story)}")
+        return 0
     header, _ = journal_of(folder)
     pipeline = Pipeline.load(Path(header["pipeline"]))
     try:
