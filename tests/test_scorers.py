@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 
 from nas import plugins
 from nas.testing.scorers import ScorerLaws
@@ -77,7 +77,7 @@ class Fickle(Brightness):
 class Eager(Brightness):
     def embed_pixels(self, weights, pixels):
         found = super().embed_pixels(weights, pixels)
-        return found + 1.0 if isinstance(pixels, jax.core.Tracer) else found
+        return found + 1.0 if isinstance(pixels, Tracer) else found
 
 
 class Picky(Brightness):

@@ -65,7 +65,9 @@ def _explored(
     folder: Place, header: dict[str, Any], limit: Search, space: UNetSpace
 ) -> explored.Explored:
     settings = header["settings"]
-    asked = {n: tuple(x) if isinstance(x, list) else x for n, x in header["exploration"].items()}
+    asked: dict[str, Any] = {
+        n: tuple(x) if isinstance(x, list) else x for n, x in header["exploration"].items()
+    }
     strategy = exploring(
         limit,
         Sampling(**settings["sampling"]),
