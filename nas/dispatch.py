@@ -43,7 +43,7 @@ class Worker:
     pool: Pool
     since: float  # When it began what it is doing, by the hosts' clock.
     handle: Any = None  # What the hosts know it by.
-    node: str | None = None  # Where it is, once it has started.
+    node: str | None = None  # Where it is, or its first process, once it has started.
     call: Call | None = None
     turn: int = 0  # A number for every thing that any worker began.
     gone: bool = False
@@ -231,7 +231,8 @@ class Dispatcher(Generic[W]):
             rooms = [
                 min((has.get(n, 0.0) // x for n, x in asked.items()), default=1.0) for has in nodes
             ]
-            line.room, line.looked = max(1, int(sum(rooms))), self._hosts.now()
+            line.room = max(1, int(sum(rooms)) // line.pool.hosts)
+            line.looked = self._hosts.now()
         return line.room
 
     def _dismiss_idle(self, pool: Pool) -> None:
@@ -243,7 +244,7 @@ class Dispatcher(Generic[W]):
             if line.pool != pool and asked.keys() & asked_of(line.pool) and not line.waiting(1)
             for worker in line.idle
         ]
-        if idle and not any(_fits(asked, free) for free in self._free()):
+        if idle and sum(_fits(asked, free) for free in self._free()) < pool.hosts:
             for worker in idle:
                 self._remove(worker)
 
