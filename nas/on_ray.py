@@ -142,6 +142,7 @@ class _Actors:
     def start(self, worker: Worker) -> None:
         pool, environment = worker.pool, _environment(worker.pool)
         name = f"nas {worker.name}, start {worker.turn}"  # No two may have one name.
+        anywhere = frozenset(self.nodes())
         placement, places = None, [{"name": name}]
         if pool.hosts > 1:
             placement = placement_group(pool.hosts * [asked_of(pool)], strategy="STRICT_SPREAD")
@@ -156,7 +157,6 @@ class _Actors:
             self._host.options(**_options(pool), **place).remote(environment, self._make)
             for place in places
         ]
-        anywhere = frozenset(self.nodes())
         worker.handle = _Members(actors, placement, pool.hosts * [anywhere])
         meeting = actors[0].meeting.remote() if placement else None
         begun = [
@@ -185,10 +185,11 @@ class _Actors:
 
     def end(self, worker: Worker) -> None:
         members: _Members = worker.handle
-        with contextlib.suppress(Exception):  # They may be gone already.
-            for actor in members.actors:
+        for actor in members.actors:
+            with contextlib.suppress(Exception):  # It may be gone already.
                 ray.kill(actor)
-            if members.placement:
+        if members.placement:
+            with contextlib.suppress(Exception):
                 remove_placement_group(members.placement)
 
     def wait(self, seconds: float) -> list[Report]:
