@@ -1,7 +1,7 @@
 """Sets up the project in `.venv` and runs one of its jobs. Needs Python 3.11 or later, and pip.
 
     python3.11 bootstrap.py search [SETTINGS]   the main job: `nas search`
-    python3.11 bootstrap.py test [SETTINGS]     the tests: `pytest`
+    python3.11 bootstrap.py test [SETTINGS]     the tests: `pytest`, a process for each core
 
 Versions are those of `requirements.txt`, which were tested together. The set-up is done once and
 again when the versions change.
@@ -15,7 +15,11 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-JOBS = {"search": ("-m", "nas", "search"), "test": ("-m", "pytest")}
+CORES = str(os.cpu_count() or 1)
+JOBS = {
+    "search": ("-m", "nas", "search"),
+    "test": ("-m", "pytest", "--numprocesses", CORES, "--dist", "worksteal"),
+}
 
 
 def main() -> None:

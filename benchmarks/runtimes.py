@@ -55,7 +55,7 @@ NETWORK_PLAN = dataclasses.replace(
     rounds=8,
     repeats=1,
     warmup=1,
-    target=dataclasses.replace(TARGET, limit_s=14.0),
+    target=dataclasses.replace(TARGET, limit_s=30.0),
 )
 
 

@@ -43,12 +43,13 @@ class Model:
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], *, root: tuple[str, ...] = ()):
-        self.graph, state = nnx.split(nnx.eval_shape(lambda: build(_Rngs(0))))
-        self._paths = {
-            ".".join(str(key) for key in path[len(root) :]): path
-            for path, _ in nnx.to_flat_state(state)
-        }
-        flat = dict(nnx.to_flat_state(state))
+        def parts() -> Any:
+            # `nnx.eval_shape` would go through the module three times for this.
+            self.graph, state = nnx.split(build(_Rngs(0)))
+            return state
+
+        flat = dict(nnx.to_flat_state(jax.eval_shape(parts)))
+        self._paths = {".".join(str(key) for key in path[len(root) :]): path for path in flat}
         self._kinds = {name: flat[path] for name, path in self._paths.items()}
         self.shapes: dict[str, jax.ShapeDtypeStruct] = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in self._kinds.items()

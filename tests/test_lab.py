@@ -21,14 +21,10 @@ from search_spaces.unet import lower
 from tests import tiny
 
 # A measurement on a machine that runs tests beside it is as good as these say.
-ROUGH = (
-    "--target.relative",
-    "1e9",
-    "--target.useless",
-    "1e9",
-    "--target.drift",
-    "1e9",
-    *("--target.pace", "1e9"),
+ROUGH = tuple(
+    word
+    for what in ("relative", "useless", "drift", "pace", "corrected")
+    for word in (f"--target.{what}", "1e9")
 )
 QUICK = (*ROUGH, "--seconds", "0", "--target.limit-s", "0")
 

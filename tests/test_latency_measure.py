@@ -292,7 +292,7 @@ def test_what_is_further_from_the_pace_of_before_does_not_count():
 
 def test_a_run_that_is_slower_than_the_yardsticks_say_shows_in_its_error():
     machine = Machine()
-    plan = machine.plan(rounds=8, pause_s=1e-9, warmup=0, target=Target(useless=0.5))
+    plan = machine.plan(rounds=8, pause_s=1e-9, warmup=0, target=Target(useless=0.5, limit_s=2.0))
 
     def uneven() -> None:
         machine.now += 0.01 * (1.2 if machine.slept % 2 else 1.0)

@@ -76,7 +76,7 @@ class SpaceLaws:
     @given(walks)
     def test_an_edit_that_is_not_legal_has_a_reason(self, walk):
         spec = walked(self.space, walk)
-        for action in list(self.space.candidates(spec))[:: 1 + len(walk)]:
+        for action in list(self.space.candidates(spec))[len(walk) :: 7]:
             reason = self.space.illegal(spec, action)
             assert reason is None or len(reason) > 10
 
