@@ -6,6 +6,7 @@ import os
 import pkgutil
 import signal
 import sys
+from collections.abc import Callable
 
 # What the C library's malloc does with large arrays: it gives them huge pages, and keeps what is
 # freed. Otherwise a pass on CPU has its memory given back and cleared anew by the kernel again and
@@ -71,10 +72,15 @@ def run(arguments: list[str]) -> int:
         asked = bool(arguments) and arguments[0] not in ("-h", "--help")
         print(USAGE, file=sys.stderr if asked else sys.stdout)
         return 1 if asked else 0
+    return guarded(lambda: _command(arguments[0])(arguments[1:]))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The exit status of a command. SIGINT and SIGTERM interrupt it; every error is one message."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        return _command(arguments[0])(arguments[1:])
+        return command()
     except (ValueError, OSError) as error:
         print(f"nas: {error}", file=sys.stderr)
         return 1

@@ -35,7 +35,7 @@ W = TypeVar("W")
 R = TypeVar("R")
 T = TypeVar("T")
 
-LOSSES = 20  # How often a call may lose its worker together with the node it is on.
+LOSSES = 20  # How often a call may lose its worker together with its node, and as many starts.
 LOOK = 1.0  # Seconds between looks at how much room there is.
 START = 900.0  # Seconds that a worker may take to be placed and to be ready.
 
@@ -56,7 +56,7 @@ class Worker:
     since: float  # When it began what it is doing, by the hosts' clock.
     number: int = 0  # The least that no other has.
     handle: Any = None  # What the hosts know it by.
-    node: str | None = None  # Where it is, once it has started.
+    node: str | None = None  # Where it is, or its first process, once it has started.
     call: Call | None = None
     turn: int = 0  # A number for every thing that any worker began.
     gone: bool = False
@@ -157,6 +157,7 @@ class Dispatcher(Generic[W]):
         self._due: list[tuple[float, int, Worker]] = []
         self._turns = itertools.count(1)
         self._false_starts: list[str] = []  # Why workers did not start, since the last that did.
+        self._lost_starts = 0  # Starting workers that were lost since then.
 
     def share(self, value: T) -> Shared[T]:
         return self._hosts.share(value)
@@ -259,7 +260,8 @@ class Dispatcher(Generic[W]):
             rooms = [
                 min((has.get(n, 0.0) // x for n, x in asked.items()), default=1.0) for has in nodes
             ]
-            line.room, line.looked = max(1, int(sum(rooms))), self._hosts.now()
+            line.room = max(1, int(sum(rooms)) // line.pool.hosts)
+            line.looked = self._hosts.now()
         return line.room
 
     def _dismiss_idle(self, pool: Pool) -> None:
@@ -271,7 +273,7 @@ class Dispatcher(Generic[W]):
             if line.pool != pool and asked.keys() & asked_of(line.pool) and not line.waiting(1)
             for worker in line.idle
         ]
-        if idle and not any(_fits(asked, free) for free in self._free()):
+        if idle and sum(_fits(asked, free) for free in self._free()) < pool.hosts:
             for worker in idle:
                 self._remove(worker)
 
@@ -328,7 +330,7 @@ class Dispatcher(Generic[W]):
             worker.node = node
             self._line(worker.pool).starting -= 1
             self._rest(worker, "done")
-            self._false_starts = []
+            self._false_starts, self._lost_starts = [], 0
             return False
         self._remove(worker)
         if isinstance(error, ValueError):
@@ -339,6 +341,10 @@ class Dispatcher(Generic[W]):
         call = worker.call
         self._remove(worker)
         if call is None:
+            if isinstance(error, Lost):
+                self._lost_starts += 1
+                if self._lost_starts < LOSSES:
+                    return False
             return self._false_start("its process died")
         if isinstance(error, Lost):
             return call.lost(LOSSES) or self._again(call)

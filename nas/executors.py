@@ -54,6 +54,9 @@ class Pool:
     `{"phone": 1}`."""
     platform: str = "cpu"
     """The platform that a worker's JAX runs on: "cpu", "cuda" or "tpu"."""
+    hosts: int = 1
+    """Hosts that a worker spans, with a process on each, for which all of the above is set aside.
+    Its JAX sees the devices of all."""
     deadline: float = 6 * 3600.0
     """Seconds after which a worker that has not ended a call is given up."""
 
@@ -62,6 +65,13 @@ class Pool:
             raise ValueError(f"workers is {self.workers}; it must be one or more")
         if self.deadline <= 0:
             raise ValueError(f"deadline is {self.deadline}; it must be positive")
+        if self.hosts < 1:
+            raise ValueError(f"hosts is {self.hosts}; it must be one or more")
+        if self.hosts > 1 and not (self.cpus or self.gpus or self.resources):
+            raise ValueError(
+                f"hosts is {self.hosts}, and nothing is asked of them; "
+                "a worker of several hosts must ask for cpus, gpus or resources on each"
+            )
 
 
 class Label(NamedTuple):

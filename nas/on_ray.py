@@ -1,25 +1,31 @@
 """Workers in processes of Ray, on this machine or on a cluster. The only module that knows of Ray.
 
-A worker is an actor that Ray does not restart: `nas.dispatch` replaces it.
+A worker is an actor that Ray does not restart: `nas.dispatch` replaces it. One that spans hosts is
+an actor on each, joined by `jax.distributed`: all make every call, and what the first returns
+counts. They end together, since none can go on without the others.
 """
 
 import contextlib
+import dataclasses
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from nas.dispatch import Died, Dispatcher, Lost, Report, Worker
+from nas.dispatch import Died, Dispatcher, Lost, Report, Worker, asked_of
 from nas.executors import LOADING, TRIES, UNOBSERVED, Call, Observer, Pool, Shared
 
 try:
     import ray
     from ray import cloudpickle
-    from ray.exceptions import ActorDiedError, RayTaskError
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+    from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 except ModuleNotFoundError as error:
     raise ValueError(
         f"running on Ray needs the package {error.name}; install it with pip install 'nas[ray]'"
@@ -27,6 +33,8 @@ except ModuleNotFoundError as error:
 
 W = TypeVar("W")
 R = TypeVar("R")
+
+AFTERMATH = 30.0  # Seconds in which it shows why one of the processes of a worker failed.
 
 
 class Host(Generic[W]):
@@ -37,12 +45,22 @@ class Host(Generic[W]):
         self._make = make
         self._kept: tuple[Any, Any] = (None, None)  # Which shared value is the newest, and it.
 
-    def start(self) -> str:
-        """Makes the worker; returns the node it is on.
+    def meeting(self) -> str:
+        """An address on this host that is free, where processes can meet."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def start(self, meeting: str | None = None, hosts: int = 1, number: int = 0) -> str:
+        """Makes the worker; returns the node it is on. This is one of the processes that meet.
 
         What makes it came from the process that runs the search, as every call does, and never
         from a file.
         """
+        if meeting is not None:
+            import jax  # Not in the process of the search, and not before the environment is set.
+
+            jax.distributed.initialize(meeting, hosts, number)
         self._worker: W = cloudpickle.loads(self._make)()
         return ray.get_runtime_context().get_node_id()
 
@@ -78,6 +96,31 @@ class OnRay(Dispatcher[W]):
         super().__init__(_Actors(pickled), tries=tries, observer=observer)
 
 
+@dataclasses.dataclass(eq=False)
+class _Members:
+    """The actors of a worker, one on every host that it spans."""
+
+    actors: list[Any]
+    placement: PlacementGroup | None
+    nodes: list[frozenset[str]]  # Where each may be: known, once it has started.
+    broken: bool = False  # One of them may wait for ever for another.
+
+
+@dataclasses.dataclass(eq=False)
+class _Doing:
+    """What a worker is doing, as a future of every member."""
+
+    worker: Worker
+    call: Call | None
+    members: list[Future[Any]]
+    reported: bool = False
+    failed: float | None = None  # When the first of them failed.
+
+    @property
+    def over(self) -> bool:
+        return all(member.done() for member in self.members)
+
+
 class _Actors:
     """Workers that are actors. What becomes of them is put into a queue as it happens.
 
@@ -87,8 +130,8 @@ class _Actors:
     def __init__(self, make: bytes):
         self._make = make
         self._host: Any = ray.remote(Host)
-        self._ended: queue.SimpleQueue[tuple[Worker, Call | None, Future[Any]]]
-        self._ended = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[_Doing] = queue.SimpleQueue()
+        self._failing: list[_Doing] = []  # A member failed, and others have not ended.
 
     def now(self) -> float:
         return time.monotonic()
@@ -97,31 +140,69 @@ class _Actors:
         return Shared(ray.put(value))
 
     def start(self, worker: Worker) -> None:
-        options, environment = _options(worker.pool), _environment(worker.pool)
+        pool, environment = worker.pool, _environment(worker.pool)
         name = f"nas {worker.name}, start {worker.turn}"  # No two may have one name.
-        worker.handle = self._host.options(name=name, **options).remote(environment, self._make)
-        started = worker.handle.start.options(name=str(LOADING)).remote()
-        self._follow(worker, None, started.future())
+        anywhere = frozenset(self.nodes())
+        placement, places = None, [{"name": name}]
+        if pool.hosts > 1:
+            placement = placement_group(pool.hosts * [asked_of(pool)], strategy="STRICT_SPREAD")
+            places = [
+                {
+                    "name": f"{name}, host {number}",
+                    "scheduling_strategy": PlacementGroupSchedulingStrategy(placement, number),
+                }
+                for number in range(pool.hosts)
+            ]
+        actors = [
+            self._host.options(**_options(pool), **place).remote(environment, self._make)
+            for place in places
+        ]
+        worker.handle = _Members(actors, placement, pool.hosts * [anywhere])
+        meeting = actors[0].meeting.remote() if placement else None
+        begun = [
+            actor.start.options(name=str(LOADING)).remote(meeting, pool.hosts, number)
+            for number, actor in enumerate(actors)
+        ]
+        self._follow(worker, None, [reference.future() for reference in begun])
 
     def call(self, worker: Worker, call: Call) -> None:
-        named = worker.handle.call.options(name=str(call.label))
-        begun = named.remote(call.function, call.arguments)
-        self._follow(worker, call, begun.future())
+        members: _Members = worker.handle
+        if members.broken:
+            gone: Future[Any] = Future()
+            gone.set_exception(Lost())
+            self._follow(worker, call, [gone])
+            return
+        begun = [
+            actor.call.options(name=str(call.label)).remote(call.function, call.arguments)
+            for actor in members.actors
+        ]
+        self._follow(worker, call, [reference.future() for reference in begun])
 
-    def _follow(self, worker: Worker, call: Call | None, doing: Future[Any]) -> None:
-        doing.add_done_callback(lambda done: self._ended.put((worker, call, done)))
+    def _follow(self, worker: Worker, call: Call | None, members: list[Future[Any]]) -> None:
+        doing = _Doing(worker, call, members)
+        for member in members:
+            member.add_done_callback(lambda _: self._ended.put(doing))
 
     def end(self, worker: Worker) -> None:
-        with contextlib.suppress(Exception):  # It may be gone already.
-            ray.kill(worker.handle)
+        members: _Members = worker.handle
+        for actor in members.actors:
+            with contextlib.suppress(Exception):  # It may be gone already.
+                ray.kill(actor)
+        if members.placement:
+            with contextlib.suppress(Exception):
+                remove_placement_group(members.placement)
 
     def wait(self, seconds: float) -> list[Report]:
-        found: list[Report] = []
+        ended = []
         with contextlib.suppress(queue.Empty):
-            found.append(self._report(*self._ended.get(timeout=seconds)))
+            ended.append(self._ended.get(timeout=seconds))
             while True:
-                found.append(self._report(*self._ended.get_nowait()))
-        return found
+                ended.append(self._ended.get_nowait())
+        return [
+            self._report(doing)
+            for doing in dict.fromkeys(ended + self._failing)
+            if self._known(doing)
+        ]
 
     def nodes(self) -> Mapping[str, Mapping[str, float]]:
         return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
@@ -129,21 +210,57 @@ class _Actors:
     def close(self) -> None:
         ray.shutdown()
 
-    def _report(self, worker: Worker, call: Call | None, done: Future[Any]) -> Report:
-        error = done.exception()
-        if error is None:
-            return Report(worker, call, done.result())
-        if isinstance(error, RayTaskError):
-            return Report(worker, call, error=_cause(error))
-        # Those that ended here were given up, and nobody asks why.
-        lost = not worker.gone and self._blameless(worker, error)
-        return Report(worker, call, error=Lost() if lost else Died())
+    def _known(self, doing: _Doing) -> bool:
+        """Whether it is known what became of it, and not reported.
 
-    def _blameless(self, worker: Worker, error: BaseException) -> bool:
+        A member that dies makes the others fail, now or never, so they are given some time.
+        """
+        failed = any(member.done() and member.exception() for member in doing.members)
+        if failed and doing.failed is None:
+            doing.failed = self.now()
+            self._failing.append(doing)
+        late = doing.failed is not None and self.now() > doing.failed + AFTERMATH
+        return not doing.reported and (doing.over or late or (failed and doing.worker.gone))
+
+    def _report(self, doing: _Doing) -> Report:
+        doing.reported = True
+        self._failing = [other for other in self._failing if other is not doing]
+        worker, members = doing.worker, doing.worker.handle
+        errors = [
+            self._why(worker, error, nodes)
+            for member, nodes in zip(doing.members, members.nodes, strict=False)
+            if member.done() and (error := member.exception())
+        ]
+        if not errors:
+            values = [member.result() for member in doing.members]
+            if doing.call is None:
+                members.nodes = [frozenset({node}) for node in values]
+            return Report(worker, doing.call, values[0])
+        # Members may raise because one died, and die because a node was lost.
+        kinds = (Lost, Died, ValueError, BaseException)
+        error = min(
+            errors, key=lambda error: [isinstance(error, kind) for kind in kinds].index(True)
+        )
+        members.broken = len(members.actors) > 1 and not (
+            doing.over and isinstance(error, ValueError)
+        )
+        return Report(worker, doing.call, error=error)
+
+    def _why(self, worker: Worker, error: BaseException, nodes: frozenset[str]) -> BaseException:
+        """What a member raised, or how it ended."""
+        if isinstance(error, RayTaskError):
+            return _cause(error)
+        # Those that ended here were given up, and nobody asks why.
+        lost = not worker.gone and self._blameless(error, nodes)
+        return Lost() if lost else Died()
+
+    def _blameless(self, error: BaseException, nodes: frozenset[str]) -> bool:
         """Whether it was lost with its node, or out of reach, and not for what it was doing."""
+        if isinstance(error, OutOfMemoryError):
+            return False
         if not isinstance(error, ActorDiedError) or error.preempted:
             return True
-        return worker.node not in self.nodes()
+        return not nodes <= self.nodes().keys()
 
 
 def _connect(address: str | None, cpus: int | None) -> None:

@@ -175,6 +175,12 @@ class Pools:
 
     def __post_init__(self) -> None:
         _check(self, "one or more", tries=self.tries > 0)
+        for name in ("scoring", "measuring"):
+            if getattr(self, name).hosts > 1:
+                raise ValueError(
+                    f"{name} has workers of {getattr(self, name).hosts} hosts; only training is "
+                    "split over hosts, so ask for as many workers of one host"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

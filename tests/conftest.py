@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # JAX reads it once.
+# So does Ray. On a busy machine nodes take long to start, and workers would be starved by others.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import hypothesis
 import jax

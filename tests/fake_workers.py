@@ -1,8 +1,9 @@
 """Workers that need no weights, and may be told to misbehave; a search by them on Ray.
 
-    python -m tests.fake_workers FOLDER
+    python -m tests.fake_workers FOLDER [ADDRESS REGISTRY]
 
-runs, or goes on with, a search in FOLDER on a cluster of its own, as a process to be killed.
+runs, or goes on with, a search in FOLDER on a cluster of its own, or on the one at ADDRESS with
+workers that write their processes into the folder REGISTRY: a process to be killed.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas import cli
 from nas.conduct import Conductor
 from nas.evolution import Evolution, Network, Outcome, State, Task, Train
 from nas.executors import Executor, Pool
@@ -54,11 +56,13 @@ class FakeWorker:
         deadline: float = 60.0,
         tries: int = 2,
         registry: Path | None = None,
+        workers: int = 2,
+        cpus: float = 0.0,
     ):
         """Takes so many seconds for a shard; writes its process into a folder if one is given."""
         if registry is not None:
             (registry / str(os.getpid())).touch()
-        scoring = Pool(workers=2, deadline=deadline)
+        scoring = Pool(workers=workers, cpus=cpus, deadline=deadline)
         self.recipe = Recipe(
             pipeline=Path(),
             evaluator=Path(),
@@ -127,7 +131,13 @@ def go_on(folder: Path, executor: Executor[FakeWorker], ours: FakeWorker) -> Sta
         return replay(STRATEGY, journal)
 
 
+def main(folder: str, address: str | None = None, registry: str | None = None) -> int:
+    ours = functools.partial(FakeWorker, seconds=0.1)
+    noted = functools.partial(ours, registry=Path(registry) if registry else None)
+    with OnRay(noted, address=address) as on_ray:
+        go_on(Path(folder), on_ray, ours())
+    return 0
+
+
 if __name__ == "__main__":
-    make = functools.partial(FakeWorker, seconds=0.1)
-    with OnRay(make) as on_ray:
-        go_on(Path(sys.argv[1]), on_ray, make())
+    sys.exit(cli.guarded(lambda: main(*sys.argv[1:])))

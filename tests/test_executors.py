@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from nas.executors import Here, Pool, ended, together
+from nas.recipe import Pools
 from nas.testing.executors import ALONE, SOME, TRIES, ExecutorLaws, Tally, finish, square
 
 
@@ -62,10 +63,18 @@ def test_cancelling_a_whole_cancels_its_parts():
     assert together([ended(1), ended(2)], sum).result() == 3
 
 
-@pytest.mark.parametrize("wrong", [{"workers": 0}, {"deadline": 0.0}])
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"deadline": 0.0}, {"hosts": 0}])
 def test_a_pool_that_could_do_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))} is 0"):
         Pool(**wrong)
+
+
+def test_a_worker_of_several_hosts_must_ask_for_something_and_only_trains():
+    with pytest.raises(ValueError, match="hosts is 2, and nothing is asked of them"):
+        Pool(hosts=2)
+    with pytest.raises(ValueError, match="scoring has workers of 2 hosts; only training"):
+        Pools(scoring=Pool(cpus=1.0, hosts=2))
+    assert Pools(training=Pool(cpus=1.0, hosts=2)).training.hosts == 2
 
 
 def test_the_embedded_default_imports_no_ray_and_workers_import_jax_when_told():

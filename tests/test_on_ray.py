@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
 from nas.executors import Failed, Pool
 from nas.on_ray import OnRay
 from nas.testing.executors import TRIES, ExecutorLaws, Tally, calls, finish
+from tests import clusters
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -22,9 +24,8 @@ PAIR = Pool(workers=2)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
-    yield found
-    found.shutdown()
+    with clusters.cluster(num_cpus=4) as found:
+        yield found
 
 
 @pytest.fixture(scope="class")
@@ -144,6 +145,102 @@ def test_a_lost_node_is_not_held_against_its_calls(cluster, tmp_path):
         assert finish(executor, futures) == [n**2 for n in range(6)]
     ended = [n for n, _ in noted(tmp_path, "ended")]
     assert sorted(set(ended)) == list(range(6))
+
+
+def test_a_preempted_node_is_not_held_against_its_calls(cluster, tmp_path):
+    """It is asked to end, and after a grace period it is ended."""
+    spot = Pool(workers=2, resources={"preemptible": 1.0})
+    make = functools.partial(Diary, tmp_path)
+    lost = cluster.add_node(num_cpus=1, resources={"preemptible": 2})
+    with OnRay(make, address=cluster.address, tries=1) as executor:
+        futures = [executor.submit(spot, plod, n) for n in range(6)]
+        begun(executor, tmp_path, 3)
+        os.kill(raylet_of(lost), signal.SIGTERM)
+        until = time.monotonic() + 2.0
+        while time.monotonic() < until:
+            executor.step()
+        cluster.remove_node(lost, allow_graceful=False)
+        cluster.add_node(num_cpus=1, resources={"preemptible": 2})
+        assert finish(executor, futures) == [n**2 for n in range(6)]
+    assert {n for n, _ in noted(tmp_path, "ended")} == set(range(6))
+
+
+def raylet_of(node: Any) -> int:
+    (raylet,) = node.all_processes["raylet"]
+    return raylet.process.pid
+
+
+def test_what_a_node_says_that_was_given_up_is_not_counted_again(tmp_path):
+    """It answers nobody, is taken for dead, and then goes on, as after a network's partition."""
+    hasty = {"health_check_period_ms": 1000, "health_check_timeout_ms": 3000}
+    make, frail = functools.partial(Diary, tmp_path), Pool(resources={"frail": 1.0})
+    with clusters.cluster(num_cpus=0, _system_config=hasty) as cluster:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, resources={"frail": 1})
+        with OnRay(make, address=cluster.address, tries=1) as executor:
+            futures = [executor.submit(frail, plod, n) for n in range(3)]
+            (_, worker) = begun(executor, tmp_path, 1)[0]
+            frozen = (worker, psutil.Process(worker).ppid())  # Its raylet.
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            found = finish(executor, futures)
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+            more = [executor.submit(frail, plod, n) for n in range(3, 8)]
+            assert found + finish(executor, more) == [n**2 for n in range(8)]
+    made = [n for n, _ in noted(tmp_path, "begun")]
+    # The call that the frozen worker had is all that may have been made twice.
+    assert set(made) == set(range(8)) and len(made) <= 9
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")  # Where the first version of cgroups has it.
+
+
+@pytest.fixture
+def cramped() -> Iterator[Path]:
+    """A cgroup whose processes the kernel kills beyond 64 MiB."""
+    folder = MEMORY / f"nas-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / "memory.limit_in_bytes").write_text(str(64 << 20))
+    except OSError as error:
+        pytest.skip(f"a memory cgroup needs root and the first version of cgroups: {error}")
+    yield folder
+    until = time.monotonic() + 60
+    while (folder / "cgroup.procs").read_text() and time.monotonic() < until:
+        time.sleep(0.2)
+    folder.rmdir()
+
+
+def swell(diary: Diary, number: int, group: Path, times: int) -> int:
+    """Takes more memory than there is, so many times."""
+    diary.write("begun", number)
+    if [n for n, _ in noted(diary.folder, "begun")].count(number) <= times:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        bytes(bytearray(range(256)) * (2**20))
+    diary.write("ended", number)
+    return number**2
+
+
+def test_a_worker_that_the_kernel_kills_for_its_memory_is_replaced(on_ray, cramped, tmp_path):
+    futures = [on_ray.submit(PAIR, plod, n) for n in range(3)]
+    once = on_ray.submit(PAIR, swell, 7, cramped, 1)
+    always = on_ray.submit(PAIR, swell, 8, cramped, TRIES)
+    assert finish(on_ray, [*futures, once]) == [0, 1, 4, 49]
+    with pytest.raises(Failed, match=f"tried {TRIES} times: its worker's process died"):
+        finish(on_ray, [always])
+    failures = (cramped / "memory.oom_control").read_text()
+    assert f"oom_kill {1 + TRIES}" in failures
+    assert 8 not in [n for n, _ in noted(tmp_path, "ended")]
+
+
+def test_many_workers_make_every_call_once(cluster):
+    many = Pool(workers=16)
+    with OnRay(Tally, address=cluster.address) as executor:
+        found = finish(executor, [executor.submit(many, calls, "") for _ in range(400)])
+    made = {name: sorted(n for m, n in found if m == name) for name, _ in found}
+    assert 1 < len(made) <= 16
+    assert all(numbers == list(range(1, 1 + len(numbers))) for numbers in made.values())
 
 
 def wrong(folder: Path) -> Diary:

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import Score, State, Task
-from nas.executors import Here
+from nas.executors import Here, Pool
 from nas.journal import read
 from nas.on_ray import OnRay
-from tests import tiny
+from nas.testing.executors import finish
+from tests import clusters, tiny
 from tests.conftest import CACHE
 from tests.fake_workers import FakeWorker, Trouble, entries, go_on
 
@@ -33,9 +35,8 @@ POISON, HANGING, NO_NUMBER = tiny.REMOVABLE[1], tiny.REMOVABLE[4], tiny.REMOVABL
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
-    yield found
-    found.shutdown()
+    with clusters.cluster(num_cpus=4) as found:
+        yield found
 
 
 def on_ray(cluster: Cluster, folder: Path, **settings: Any) -> State:
@@ -60,9 +61,17 @@ def whole(tmp_path_factory) -> tuple[dict[Task, Any], State]:
     return entries(folder), state
 
 
-def test_two_workers_find_what_one_process_does(cluster, whole, tmp_path):
-    state = on_ray(cluster, tmp_path)
+@pytest.mark.parametrize(("workers", "cpus"), [(2, 0.0), (16, 0.25)])
+def test_workers_find_what_one_process_does_and_weights_are_sent_once(
+    cluster, whole, tmp_path, monkeypatch, workers, cpus
+):
+    sent, put = [], ray.put
+    monkeypatch.setattr("nas.on_ray.ray.put", lambda value: sent.append(value) or put(value))
+    state = on_ray(cluster, tmp_path, workers=workers, cpus=cpus)
     assert (entries(tmp_path), state) == whole
+    scored = [task.number for task in whole[0] if isinstance(task, Score) and task.number]
+    assert [value["number"] for value in sent] == list(dict.fromkeys(scored))
+    assert len(scored) > 3 * len(sent) > 0
 
 
 @contextlib.contextmanager
@@ -141,23 +150,62 @@ def lines(folder: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_search_goes_on_after_its_process_was_killed_and_leaves_nothing(whole, tmp_path, number):
-    command = [sys.executable, "-m", "tests.fake_workers", str(tmp_path)]
-    with subprocess.Popen(command) as process:
-        while lines(tmp_path) < 12:
+@contextlib.contextmanager
+def begun(command: list[str], folder: Path, count: int) -> Iterator[subprocess.Popen[str]]:
+    """A search of which so many lines are in the journal."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while lines(folder) < count:
             assert process.poll() is None
             time.sleep(0.05)
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_search_goes_on_after_its_process_was_killed_and_leaves_nothing(whole, tmp_path, number):
+    command = [sys.executable, "-m", "tests.fake_workers", str(tmp_path)]
+    with begun(command, tmp_path, 12) as process:
         before, ours = lines(tmp_path), family(process)
         assert sum("raylet" in found.name() for found in ours) == 1
         process.send_signal(number)
-        assert process.wait(timeout=120) != 0
+        _, said = process.communicate(timeout=120)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert said == "\nnas: interrupted; nothing is lost: the same command goes on\n"
     assert not alive(ours, 180)  # Agents of Ray give up its head after a minute.
     done = entries(tmp_path)
     assert before - 1 <= len(done) < len(whole[0])
     assert subprocess.run(command, check=False).returncode == 0
     assert entries(tmp_path) == whole[0]
     assert list(entries(tmp_path))[: len(done)] == list(done)
+
+
+class Elsewhere:
+    """A worker that runs commands on the node it is on."""
+
+    def run(self, command: list[str]) -> tuple[int, str]:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+
+def test_a_search_goes_on_from_another_node_after_its_process_was_killed(cluster, whole, tmp_path):
+    """On the cluster that is there, whose workers of the dead process end with it."""
+    cluster.add_node(num_cpus=1, resources={"elsewhere": 1})
+    folder, registry = tmp_path / "shared", tmp_path / "workers"
+    registry.mkdir()
+    command = [sys.executable, "-m", "tests.fake_workers", str(folder)]
+    command += [cluster.address, str(registry)]
+    with begun(command, folder, 12) as process:
+        workers = [psutil.Process(int(path.name)) for path in registry.iterdir()]
+        process.kill()
+    assert workers and not alive(workers, 60)
+    done = list(entries(folder))
+    with OnRay(Elsewhere, address=cluster.address) as executor:
+        pool = Pool(resources={"elsewhere": 1.0})
+        found = finish(executor, [executor.submit(pool, Elsewhere.run, command)])
+    assert found == [(0, "")]
+    assert entries(folder) == whole[0] and list(entries(folder))[: len(done)] == done
 
 
 # All of it, with weights and pictures.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.dispatch import Died, Dispatcher
+from nas.dispatch import LOSSES, Died, Dispatcher, Lost
 from nas.executors import Failed, Here, Pool
 from nas.simulation import STEADY, Conditions, VirtualHosts
 from nas.testing.executors import TRIES, ExecutorLaws, Tally, finish, square
@@ -167,6 +167,33 @@ def test_a_worker_that_cannot_be_made_is_a_clear_error():
 
     with pytest.raises(ValueError, match="no folder there"):
         squares(VirtualHosts(wrong, ten_seconds), 1)
+
+
+@pytest.mark.parametrize(("error", "starts"), [(Died, TRIES), (Lost, LOSSES + TRIES - 1)])
+def test_workers_that_never_live_to_be_ready_are_a_clear_error(error, starts):
+    begun = []
+
+    def make() -> Tally:
+        begun.append(error)
+        raise error
+
+    with pytest.raises(ValueError, match="no worker could be started: its process died"):
+        squares(VirtualHosts(make, ten_seconds), 1, Pool())
+    assert len(begun) == starts
+
+
+def test_workers_that_are_lost_with_their_nodes_before_they_are_ready_are_replaced():
+    begun = []
+
+    def make() -> Tally:
+        begun.append(1)
+        if len(begun) % 5:
+            raise Lost
+        return Tally()
+
+    hosts = VirtualHosts(make, ten_seconds, Conditions(lifetime=15.0))
+    assert squares(hosts, 20, Pool(), tries=1) == [n**2 for n in range(20)]
+    assert len(begun) > 2 * LOSSES
 
 
 def test_a_worker_that_is_never_ready_is_a_clear_error():
