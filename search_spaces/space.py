@@ -6,10 +6,10 @@ networks: its specs lower to programs, and weights follow its edits.
 
 import abc
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from search_spaces.model import Weights
-from search_spaces.ops import Shape, output
+from search_spaces.ops import Call, Shape, output
 from search_spaces.program import Program, calls
 from search_spaces.surgery import Calibration, Carried
 
@@ -78,15 +78,19 @@ class SearchSpace(Space[Spec], abc.ABC):
         """Why `action` is not legal on `spec`; none where it is."""
         try:
             edited = action.apply(spec)
-            before, after = (self._result(s) for s in (spec, edited))
+            before, after = (calls(self.lower(s), self.inputs) for s in (spec, edited))
         except (TypeError, ValueError) as error:
             return str(error)
         if edited == spec:
             return f"{action} changes nothing"
-        if before != after:
-            return f"the network would give {after.shape} instead of {before.shape}"
-        return None
+        given, wanted = (output([*found.values()][-1]) for found in (after, before))
+        if given != wanted:
+            return f"the network would give {given.shape} instead of {wanted.shape}"
+        return self.unfit(action, before, after)
 
-    def _result(self, spec: Any) -> Shape:
-        program = self.lower(spec)
-        return output(calls(program, self.inputs)[program[-1].name])
+    def unfit(
+        self, action: Action[Spec], before: Mapping[str, Call], after: Mapping[str, Call]
+    ) -> str | None:
+        """Why `action`, which keeps the network's interface, is not legal, given the calls before
+        and after it; none where it is. A space with rules of its own says them here."""
+        return None

@@ -112,23 +112,19 @@ class UNetSpace(SearchSpace[UNetSpec]):
             ):
                 yield Width(number, width)
 
-    def illegal(self, spec: UNetSpec, action: Action[UNetSpec]) -> str | None:
-        """Why `action` is not legal on `spec`; none where it is.
-
-        Weights go along, so what an edit leaves alone must keep its weights' shapes.
-        """
-        if reason := super().illegal(spec, action):
-            return reason
+    def unfit(
+        self, action: Action[UNetSpec], before: Mapping[str, Call], after: Mapping[str, Call]
+    ) -> str | None:
+        # Weights go along, so what an edit leaves alone must keep its weights' shapes.
         if isinstance(action, Width):
             return None
-        before, after = (calls(lower(s), self.inputs) for s in (spec, action.apply(spec)))
         if isinstance(action, Choose) and _text(before[action.block]) == _text(after[action.block]):
             return f"{action} changes nothing that {action.block} computes as it is"
-        mine = {getattr(action, "block", None)}
-        for name in before.keys() & after.keys() - mine:
-            old, new = (model(found[name]).shapes for found in (before, after))
-            if old != new:
-                reads = [s.shape for s in after[name].inputs]
+        mine = getattr(action, "block", None)
+        for name, new in after.items():
+            old = before.get(name, new)
+            if name != mine and old != new and model(old).shapes != model(new).shapes:
+                reads = [shape.shape for shape in new.inputs]
                 return f"{name} would read {reads}, for which its weights do not fit"
         return None
 
