@@ -55,7 +55,7 @@ NETWORK_PLAN = dataclasses.replace(
     rounds=8,
     repeats=1,
     warmup=1,
-    target=dataclasses.replace(TARGET, limit_s=30.0),
+    target=dataclasses.replace(TARGET, limit_s=90.0),
 )
 
 
@@ -175,7 +175,7 @@ def compared(folder: Path, name: str) -> Iterator[tuple[str, list[Pair]]]:
     """Yields ways to predict, and their predictions of the held-out networks."""
     learnt = store.load(folder / f"{name}-learnt.json")
     tested = store.load(folder / f"{name}-held-out.json")
-    fitted = fitting.fit(learnt, fitting.METHODS["gaussian"])
+    fitted = fitting.fit(learnt, fitting.gaussian_process)
     model = fitted.model
     for way, used in (
         ("learnt", model),

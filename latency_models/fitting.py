@@ -7,16 +7,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from latency_models import (
-    calibrate,
-    check,
-    conditioned,
-    gaussian,
-    interpolation,
-    learned,
-    rates,
-    trees,
-)
+from latency_models import calibrate, check, conditioned, gaussian, learned, trees
 from latency_models.check import Errors
 from latency_models.features import kind
 from latency_models.latency import Latency, LatencyModel
@@ -31,13 +22,15 @@ T = TypeVar("T")
 Method: TypeAlias = Callable[[Mapping[Call, Latency]], LatencyModel]
 """Fits a model to measured calls."""
 
-METHODS: Mapping[str, Method] = {
-    "gaussian": lambda rows: learned.fit(rows, gaussian.fit),
-    "trees": lambda rows: learned.fit(rows, trees.boosted),
-    "rates": rates.fit,
-    "interpolation": interpolation.fit,
-}
-"""Ways to learn from measured calls, the first by default."""
+
+def gaussian_process(rows: Mapping[Call, Latency]) -> LatencyModel:
+    """A `Method`: a Gaussian process over what each kind of work costs."""
+    return learned.fit(rows, gaussian.fit)
+
+
+def boosted_trees(rows: Mapping[Call, Latency]) -> LatencyModel:
+    """A `Method`: boosted trees over the same."""
+    return learned.fit(rows, trees.boosted)
 
 
 class Fitted(NamedTuple):

@@ -24,7 +24,9 @@ _TUNABLES = ":".join(
 USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
 
   nas search [RECIPE] [--budget 75%] [--device DEVICE]    runs a search, or goes on with it
+  nas search [RECIPE] --strategy NAME --device D=75% ...  any strategy, for several devices at once
   nas search [RECIPE] --on ray [--address A] ...          the same on a cluster, or many processes
+  nas explore STUDY --device D=2ms ...                    any strategy on a space of your own
   nas precompute [RECIPE] --out PATH_OR_URL               encodes training data once, for workers
   nas plan [RECIPE] [--journal FOLDER] [--workers N]      forecasts what a search will take
   nas report FOLDER                                       writes a search's report again
@@ -37,7 +39,8 @@ USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
   nas plugins                                             lists what other packages add
   nas export FOLDER --to stablehlo|onnx                   writes a network for other programs
 
-RECIPE is an import path, by default experiments.emoji.recipe:default. DEVICE is one that `nas
+RECIPE and STUDY are import paths, or names that `nas plugins` lists; by default RECIPE is
+experiments.emoji.recipe:default. DEVICE is one that `nas
 devices` lists, or the folder of a model that `nas latency fit` wrote.
 `nas COMMAND --help` explains every setting.
 """

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from latency_models.provenance import Provenance
+from nas import exploring
 from nas.evolution import (
-    Evolution,
     Evolve,
     Measure,
     Network,
@@ -25,14 +25,14 @@ from nas.evolution import (
     Profile,
     Reference,
     Score,
-    State,
-    Task,
     Train,
     Validate,
 )
 from nas.executors import Executor, Failed, Here, Label, Pool, Shared, ended, together
-from nas.perform import SHOWN, Cost, Embedded, Performer, costed, recall
+from nas.exploring import ROBUST, Compare, Exploring, Price
+from nas.perform import SHOWN, Cost, Embedded, Found, Performer, costed, recall
 from nas.scoring import abreast
+from nas.strategies.exploration import Evaluate
 from nas.timings import Timings
 
 
@@ -57,12 +57,13 @@ class Conductor:
         self._pools = performer.recipe.pools
         self._sent: tuple[int, Shared[Any]] | None = None  # The newest weights, and whose.
 
-    def start(self, strategy: Evolution, state: State, task: Task) -> Future[Outcome]:
+    def start(self, strategy: Any, state: Any, task: Any) -> Future[Outcome]:
         """Has `task` performed. The outcome says under "cost" what it took, which may differ from
         run to run.
 
         A candidate that cannot be scored has an outcome too, which says why under "failed": it
         killed a worker or overran the deadline as often as is allowed, or its score is no number.
+        `strategy` is an `Evolution` or an `Exploring`, and the others are its own.
         """
         pools = self._pools
         match task:
@@ -82,33 +83,45 @@ class Conductor:
                 return self._one(task, pools.training, Performer.validate, network, number)
             case Score():
                 return self._score(state, task)
+            case Evaluate():
+                return self._evaluate(strategy, state, task)
+            case Price(device):
+                return self._one(task, pools.measuring, Performer.price, device, strategy.edits)
+            case Compare(number, device):
+                spec = state.networks[number].spec
+                return self._one(task, pools.measuring, Performer.compare, spec, device)
             case Evolve(number):
                 begun = time.perf_counter()
                 with self._timings.doing(label(task)):
                     decision = strategy.decide(state, number)
                 return ended(_with_cost(decision, [Cost(time.perf_counter() - begun, 0, 0.0)]))
+            case _:
+                raise ValueError(f"no performer knows of {task}")
 
     def wait(self, futures: Collection[Future[Outcome]]) -> None:
         """Returns when one of the futures is done."""
         while not any(future.done() for future in futures):
             self._executor.wait()
 
-    def provenance(self) -> Provenance:
-        """What latencies are measured on: the measuring workers' device and software."""
+    def provenance(self, device: str | None = None) -> Provenance:
+        """What latencies are measured on: the measuring workers' device and software, or one of the
+        recipe's devices."""
         asked = Label("measuring", "device and software")
-        call = self._executor.submit(self._pools.measuring, Performer.provenance, label=asked)
+        call = self._executor.submit(
+            self._pools.measuring, Performer.provenance, device, label=asked
+        )
         while not call.done():
             self._executor.wait()
         return call.result()
 
-    def deliver(self, state: State) -> None:
+    def deliver(self, state: Found) -> None:
         """Writes pictures before and after, then the pipeline with the search's last network."""
         self.performer.deliver(state, self._pictures)
 
-    def _one(self, task: Task, pool: Pool, method: Any, *arguments: Any) -> Future[Outcome]:
+    def _one(self, task: Any, pool: Pool, method: Any, *arguments: Any) -> Future[Outcome]:
         """A task that is one call."""
         call = self._submit(pool, label(task), method, *arguments)
-        return together([_clear(task, call)], lambda parts: _with_cost(parts[0][0], [parts[0][1]]))
+        return together([clear(task, call)], lambda parts: _with_cost(parts[0][0], [parts[0][1]]))
 
     def _submit(self, pool: Pool, name: Label, method: Any, *arguments: Any) -> Future[Any]:
         """A call of a performer's method; its future is of the value and the cost."""
@@ -121,7 +134,25 @@ class Conductor:
             _, cost = call.result()
             self._timings.compiled(name, cost.compiles, cost.compile_seconds)
 
-    def _score(self, state: State, task: Score) -> Future[Outcome]:
+    def _evaluate(self, strategy: Exploring, state: exploring.State, task: Evaluate) -> Future[Any]:
+        """A shard of a candidate."""
+        call = self._submit(
+            self._pools.scoring,
+            label(task),
+            Performer.candidate,
+            strategy.network(task.spec),
+            self._weights(state.networks[ROBUST], ROBUST),
+            task.spec,
+            task.shard,
+        )
+
+        def outcome(parts: list[tuple[Embedded, Cost]]) -> Outcome:
+            found = self._scored(parts)
+            return {"scores": found["cosines"], "cost": found["cost"]}
+
+        return clear(task, together([call], outcome))
+
+    def _score(self, state: Found, task: Score) -> Future[Outcome]:
         network = state.networks[task.number]
         given = (network, self._weights(network, task.number), task.removed)
         calls = [
@@ -137,7 +168,7 @@ class Conductor:
         done = itertools.count(1)
         for call in calls:
             call.add_done_callback(lambda _: self.performer.watch("score", next(done) / len(calls)))
-        return _clear(task, together(calls, self._scored))
+        return clear(task, together(calls, self._scored))
 
     def _scored(self, parts: list[tuple[Embedded, Cost]]) -> Outcome:
         """The outcome of a score, of its shards in order."""
@@ -192,7 +223,7 @@ def in_process(performer: Performer, timings: Timings | None = None) -> Conducto
     return Conductor(performer, executor, abreast=threads, timings=timings)
 
 
-def label(task: Task) -> Label:
+def label(task: Any) -> Label:
     """What a task is for: of what phase of the search it is, and about what."""
     match task:
         case Profile():
@@ -211,6 +242,14 @@ def label(task: Task) -> Label:
             return Label("validating", f"network {number}")
         case Evolve(number):
             return Label("deciding", f"network {number}")
+        case Evaluate(number, _, shard):
+            return Label("scoring", f"candidate {number + 1}", shard)
+        case Price(device):
+            return Label("measuring", f"latency table of {device}")
+        case Compare(number, device):
+            return Label("measuring", f"network {number} on {device}")
+        case _:
+            raise ValueError(f"no performer knows of {task}")
 
 
 def _with_cost(outcome: Outcome, costs: list[Cost]) -> Outcome:
@@ -223,7 +262,7 @@ def _with_cost(outcome: Outcome, costs: list[Cost]) -> Outcome:
     return {**outcome, "cost": cost}
 
 
-def _clear(task: Task, future: Future[Any]) -> Future[Any]:
+def clear(task: Any, future: Future[Any]) -> Future[Any]:
     """`future`, where a call that failed for good is the outcome of a candidate, as a search can
     do without it, and otherwise an error that says which task cannot be performed."""
     found: Future[Any] = Future()
@@ -237,7 +276,7 @@ def _clear(task: Task, future: Future[Any]) -> Future[Any]:
             found.set_result(future.result())
         elif not isinstance(error, Failed):
             found.set_exception(error)
-        elif isinstance(task, Score) and task.removed is not None:
+        elif isinstance(task, Evaluate) or (isinstance(task, Score) and task.removed is not None):
             found.set_result({"failed": str(error), "cost": {"seconds": 0.0}})
         else:
             found.set_exception(ValueError(f"{task} cannot be performed: {error}"))

@@ -20,6 +20,7 @@ from latency_models.table import Table
 from nas.journal import Outcome
 from search_spaces.actions import Copy, Remove
 from search_spaces.program import calls
+from search_spaces.space import Action
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 from search_spaces.values import decode, encode
@@ -44,7 +45,7 @@ class Train:
 
     number: int
     parent: int
-    actions: tuple[Remove | Copy, ...]
+    actions: tuple[Action[UNetSpec], ...]
     objective: str
 
 
@@ -200,7 +201,7 @@ class Evolution:
         """The state after `task` ended with `outcome`."""
         match task:
             case Profile():
-                latency, seed_ms = self.read_profile(outcome)
+                latency, seed_ms = calibrated(self.space, outcome)
                 state = dataclasses.replace(state, latency=latency, seed_ms=seed_ms)
                 self.check(state)
                 return state
@@ -232,24 +233,9 @@ class Evolution:
                     correction=state.correction * max(1.0, measured.ms / predicted.ms),
                 )
 
-    def read_profile(self, outcome: Outcome) -> tuple[Calibrated, Latency]:
-        """The latency model that a profile gives, and the seed's latency measured as a whole."""
-        table = Table(dict(decode_row(row) for row in outcome["rows"]))
-        networks = []
-        for network in outcome["networks"]:
-            spec = self.without(network["removed"])
-            latency = Latency(network["ms"], network["std"])
-            networks.append(
-                (tuple(calls(self.space.lower(spec), self.space.inputs).values()), latency)
-            )
-        return calibrate.fit(table, networks), networks[0][1]
-
     def without(self, blocks: Iterable[str]) -> UNetSpec:
         """The seed without these blocks."""
-        spec = self.space.initial()
-        for block in blocks:
-            spec = Remove(block).apply(spec)
-        return spec
+        return without(self.space, blocks)
 
     def _at_profile(self, state: State, outcome: Outcome) -> Latency:
         """A measured latency, as it would have been when the seed was profiled.
@@ -402,3 +388,22 @@ class Evolution:
 def actions(decision: Outcome) -> tuple[Remove | Copy, ...]:
     """The actions that a decision chose."""
     return tuple(decode(action) for action in decision["actions"])
+
+
+def calibrated(space: UNetSpace, profile: Outcome) -> tuple[Calibrated, Latency]:
+    """The latency model that a profile gives, and the seed's latency measured as a whole."""
+    table = Table(dict(decode_row(row) for row in profile["rows"]))
+    networks = []
+    for network in profile["networks"]:
+        spec = without(space, network["removed"])
+        latency = Latency(network["ms"], network["std"])
+        networks.append((tuple(calls(space.lower(spec), space.inputs).values()), latency))
+    return calibrate.fit(table, networks), networks[0][1]
+
+
+def without(space: UNetSpace, blocks: Iterable[str]) -> UNetSpec:
+    """The seed without these blocks."""
+    spec = space.initial()
+    for block in blocks:
+        spec = Remove(block).apply(spec)
+    return spec

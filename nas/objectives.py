@@ -45,15 +45,18 @@ def denoising(supernet: Supernet, schedule: Schedule) -> Loss:
     return loss
 
 
-def distillation(supernet: Supernet, schedule: Schedule) -> Loss:
+def distillation(supernet: Supernet, schedule: Schedule, teacher: Supernet | None = None) -> Loss:
     """Denoising plus, where a batch is `taught`, agreement with its teacher, in the output and at
     the end of every stage.
 
     Both terms are divided by the teacher's mean square, so stages of any width and scale count
     alike (the normalisation of LAPTOP-Diff, Zhang et al., 2024). One program serves robust training
-    and recovery: a batch that is not taught does not run the teacher.
+    and recovery: a batch that is not taught does not run the teacher. The teacher runs in the same
+    supernet, or in one of its own; stages are then compared where both have them, of one shape.
     """
-    ends = supernet.stage_ends
+    by = teacher or supernet
+    pairs = [(supernet.ends[name], by.ends[name]) for name in supernet.ends if name in by.ends]
+    ends, marked = tuple(end for end, _ in pairs), tuple(mark for _, mark in pairs)
 
     def loss(weights: Weights, batch: Batch, key: jax.Array) -> jax.Array:
         values, target = noised(schedule, weights, batch, key)
@@ -61,10 +64,14 @@ def distillation(supernet: Supernet, schedule: Schedule) -> Loss:
 
         def disagreement(guess: jax.Array, features: dict[str, jax.Array]) -> jax.Array:
             wanted, marks = jax.lax.stop_gradient(
-                supernet.model(batch.teacher, values, batch.teacher_keep, also=ends)
+                by.model(batch.teacher, values, batch.teacher_keep, also=marked)
             )
-            terms = [_relative(features[end], marks[end]) for end in ends]
-            return _relative(guess, wanted) + jnp.mean(jnp.stack(terms))
+            terms = [
+                _relative(features[end], marks[mark])
+                for end, mark in pairs
+                if features[end].shape == marks[mark].shape
+            ]
+            return _relative(guess, wanted) + jnp.mean(jnp.stack(terms or [jnp.zeros(())]))
 
         extra = jax.lax.cond(batch.taught, disagreement, lambda *_: jnp.zeros(()), guess, features)
         return jnp.mean((guess.astype(jnp.float32) - target) ** 2) + extra
@@ -133,15 +140,17 @@ def batches(
     skip: float,
     teacher: tuple[Weights, UNetSpec],
     taught: bool,
+    by: Supernet | None = None,
     unconditional: float = 0.1,
 ) -> Callable[[int], Batch]:
     """Batches of `size` rows by step number; a step's batch depends on `seed` and it alone.
 
     Every removable block that `spec` has is skipped with probability `skip`, independently and for
     the whole batch, since a skipped block then costs nothing. A share of `unconditional` prompts is
-    emptied, for classifier-free guidance. `teacher` is weights in the supernet, and their spec.
+    emptied, for classifier-free guidance. `teacher` is weights in the supernet, or in `by` if that
+    is given, and their spec.
     """
-    present, taught_keep = supernet.keep(spec), supernet.keep(teacher[1])
+    present, taught_keep = supernet.keep(spec), (by or supernet).keep(teacher[1])
 
     def batch(step: int) -> Batch:
         rng = np.random.default_rng([seed, step])

@@ -4,33 +4,37 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from latency_models.bench import Bench
 from latency_models.latency import Whole
 from latency_models.provenance import Provenance
 from latency_models.rows import encode_row
-from nas import precomputed
+from nas import plugins, precomputed
+from nas.calibration import recorded
 from nas.checkpoints import Checkpoints
 from nas.diffusion.autoencoder import decoder_program
 from nas.diffusion.folders import write_json
 from nas.diffusion.pictures import write_grid
 from nas.diffusion.pipeline import INDEX, Pipeline
 from nas.diffusion.samplers import from_config
-from nas.evolution import Network, Outcome, State, Train
+from nas.evolution import Network, Outcome, Train
 from nas.objectives import ROWS, Batch, Captioned, batches, denoising, distillation
 from nas.places import Place, publish
 from nas.recipe import Pictures, Recipe, Training
-from nas.scoring import Evaluator, Scorer
+from nas.scoring import Judge, Scorer
 from nas.supernet import Supernet
 from nas.training import Trainer, adamw
 from search_spaces.actions import Remove
+from search_spaces.edited import Edited, EditedSpace
 from search_spaces.model import Weights
 from search_spaces.program import Program, calls, network
+from search_spaces.space import Action
 from search_spaces.surgery import Calibration
 from search_spaces.unet import UNetSpec, lower
 from search_spaces.unet_space import UNetSpace
@@ -54,11 +58,23 @@ jax.monitoring.register_event_duration_secs_listener(_note_compile)
 
 VALIDATIONS = 16  # Batches of the validation loss.
 SHOWN = 24  # Pictures in the report.
+CANDIDATES = 2  # Of which the weights are kept: shards of one end while another's begin.
+SUPERNETS = 24  # That are kept built and compiled.
 GUIDED = 2  # Both branches of classifier-free guidance run as one batch of two.
 
 
 def silent(what: str, share: float) -> None:
     """Watches nothing."""
+
+
+class Found(Protocol):
+    """What a search knows of networks, of which the last is its result."""
+
+    @property
+    def networks(self) -> tuple[Network, ...]: ...
+
+    @property
+    def current(self) -> int: ...
 
 
 class Cost(NamedTuple):
@@ -94,7 +110,7 @@ class Performer:
     def __init__(self, recipe: Recipe, folder: Place, watch: Watch = silent):
         self.recipe, self.folder, self.watch = recipe, folder, watch
         self.pipeline = Pipeline.load(recipe.pipeline)
-        self.evaluator = Evaluator.load(recipe.evaluator)
+        self.evaluator: Judge = plugins.load("nas.scorers", recipe.scorer)(recipe.evaluator)
         _check(recipe, self.pipeline)
         self.space = UNetSpace(self.pipeline.spec, self.pipeline.inputs(GUIDED))
         # By program, as specs that differ only in the names of their weights are equal.
@@ -103,6 +119,7 @@ class Performer:
         self._validators: dict[Program, Callable[..., jax.Array]] = {}
         self._weights: dict[int, Weights] = {}  # Of the network used last.
         self._lifted: tuple[object, Supernet, Weights] | None = None  # What was scored last.
+        self._carried: list[tuple[object, Edited, Weights]] = []  # Candidates scored last.
         self._preparing = threading.Lock()
 
     # What is loaded or compiled at first use.
@@ -133,6 +150,12 @@ class Performer:
             raise ValueError("the recipe has no held-out pictures to validate on")
         return self._captioned(precomputed.HELD_OUT, self.recipe.held_out())
 
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        """What edits fit weights to."""
+        inputs = dict(self.space.inputs)
+        return Calibration(inputs, recorded(self.pipeline, inputs, *self.recipe.pictures()))
+
     def _captioned(self, part: str, pictures: Pictures) -> Captioned:
         where = self.recipe.precomputed
         if where is None:
@@ -143,10 +166,15 @@ class Performer:
         """The supernet of `spec`, built once; equal specs with other names are others."""
         key = lower(spec)
         if key not in self._supernets:
+            while len(self._supernets) >= SUPERNETS:  # Candidates come and go by the hundred.
+                oldest = next(iter(self._supernets))
+                self.scorer.forget(self._supernets.pop(oldest))
             self._supernets[key] = Supernet(spec, self.space.inputs)
+        else:
+            self._supernets[key] = self._supernets.pop(key)  # The newest is the last.
         return self._supernets[key]
 
-    def weights(self, state: State, number: int) -> Weights:
+    def weights(self, state: Found, number: int) -> Weights:
         """The weights of network `number`, in its supernet."""
         network = state.networks[number]
         return self.supernet(network.supernet).lift(self.own_weights(network, number))
@@ -183,7 +211,7 @@ class Performer:
         """Whether `deliver` has ended."""
         return (self.folder / "pipeline" / INDEX).exists()
 
-    def deliver(self, state: State, pictures: Callable[[Network, int], np.ndarray]) -> None:
+    def deliver(self, state: Found, pictures: Callable[[Network, int], np.ndarray]) -> None:
         """Writes pictures before and after, then the pipeline with the search's last network.
 
         `pictures` makes the first `SHOWN` pictures of a network, given with its number.
@@ -193,7 +221,9 @@ class Performer:
         shown = list(self.recipe.prompts[: min(SHOWN, self.recipe.sampling.prompts)])
         write_json(self.folder / "pictures" / "prompts.json", {"prompts": shown})
         for name, n in {"before": 0, "after": number}.items():
-            made = pictures(Network(state.networks[n].spec, network.supernet, ""), n)
+            own, shared = state.networks[n], network.supernet
+            both = self.supernet(shared).holds(own.spec)  # One program then makes both.
+            made = pictures(Network(own.spec, shared if both else own.supernet, ""), n)
             write_grid(self.folder / "pictures" / f"{name}.png", made)
         weights = self.own_weights(network, number)
         publish(
@@ -204,16 +234,37 @@ class Performer:
 
     # Latency.
 
-    def provenance(self) -> Provenance:
-        """The device and the software that latencies are measured on."""
-        return self.recipe.bench.provenance
+    def provenance(self, device: str | None = None) -> Provenance:
+        """The device and the software that latencies are measured on, or one of the devices."""
+        bench = self.recipe.bench if device is None else self._bench(device)
+        return bench.provenance
 
     def profile(self) -> Outcome:
-        """Prices every call the space can make and the pipeline's other parts, and four networks
-        as a whole, which calibrate the sum of the calls. Other parts that a model of a device has
-        no basis to price are no business of the search: they are named, with the reason."""
-        seed, space, bench = self.space.seed, self.space, self.recipe.bench
-        wanted = [c for spec in reachable(space) for c in calls(lower(spec), space.inputs).values()]
+        """Prices every call that removals and copies can make, and what `_profiled` says."""
+        return self._profiled(self.recipe.bench, reachable(self.space))
+
+    def price(self, device: str, kinds: tuple[str, ...]) -> Outcome:
+        """Prices on `device` every call that the seed makes or single edits of these kinds do, and
+        what `_profiled` says."""
+        near = EditedSpace(self.space, kinds)
+        edits = near.actions(near.initial())
+        specs = (near.space.seed, *(edit.action.apply(self.space.seed) for edit in edits))
+        return self._profiled(self._bench(device), specs)
+
+    def _bench(self, device: str) -> Bench:
+        if device not in self.recipe.devices:
+            raise ValueError(f"no device {device} here; there are {', '.join(self.recipe.devices)}")
+        return self.recipe.devices[device]
+
+    def _profiled(self, bench: Bench, specs: Iterable[UNetSpec]) -> Outcome:
+        """Prices the calls of `specs` and the pipeline's other parts, and four networks as a
+        whole, which calibrate the sum of the calls. Other parts that a model of a device has no
+        basis to price are no business of the search: they are named, with the reason. So are calls
+        of edits that it cannot price: what makes them is not among its candidates."""
+        seed, space = self.space.seed, self.space
+        wanted = [c for spec in specs for c in calls(lower(spec), space.inputs).values()]
+        own = set(calls(lower(seed), space.inputs).values())
+        wanted = [c for c in dict.fromkeys(wanted) if c in own or bench.refusal([c]) is None]
         parts = {
             **{
                 encoder.part: Whole(encoder.program, encoder.inputs(GUIDED))
@@ -252,11 +303,18 @@ class Performer:
             },
         }
 
+    def compare(self, spec: UNetSpec, device: str) -> Outcome:
+        """The same as `measure`, on one of the devices."""
+        return self._measured(self._bench(device), spec)
+
     def measure(self, spec: UNetSpec) -> Outcome:
         """The latency of `spec` as a whole, and that of the seed beside it."""
+        return self._measured(self.recipe.bench, spec)
+
+    def _measured(self, bench: Bench, spec: UNetSpec) -> Outcome:
         specs = [spec, self.space.seed]
         wholes = [Whole(lower(spec), self.space.inputs) for spec in specs]
-        found, seed = self.recipe.bench.networks(wholes, self.watch)
+        found, seed = bench.networks(wholes, self.watch)
         return {"ms": found.ms, "std": found.std, "seed_ms": seed.ms, "seed_std": seed.std}
 
     # Quality.
@@ -286,6 +344,16 @@ class Performer:
         spec = network.spec if removed is None else Remove(removed).apply(network.spec)
         images, _ = self.scorer.shard(supernet, lifted, supernet.keep(spec), shard)
         return Embedded(np.asarray(images), self.scorer.embedded_prompts[self.scorer.rows(shard)])
+
+    def candidate(self, network: Network, weights: Weights, edited: Edited, shard: int) -> Embedded:
+        """The pictures of a shard by `edited`, which runs in `network` and gets its weights, by its
+        edits and without training, from `weights` of the seed's architecture."""
+        with self._preparing:
+            known = [own for of, spec, own in self._carried if of is weights and spec == edited]
+            if not known:
+                known = [self._carry(self.space.seed, weights, edited.edits)]
+                self._carried = [(weights, edited, known[0]), *self._carried[: CANDIDATES - 1]]
+        return self.embedded(network, known[0], None, shard)
 
     def pictures(self, network: Network, weights: Weights | None, shard: int) -> np.ndarray:
         """The pictures of a shard by `network`, `[batch, height, width, 3]` in [-1, 1]."""
@@ -335,7 +403,8 @@ class Performer:
         steps = training_steps(settings, task)
         supernet = self.supernet(edited.supernet)
         trainer = self._trainer(supernet)
-        begin = supernet.lift(self._inherited(task, parent))
+        own = self.own_weights(parent, task.parent)
+        begin = supernet.lift(self._carry(parent.spec, own, task.actions))
         run = (trainer.start(begin), np.zeros(steps, np.float32))
         checkpoints = Checkpoints(self.folder / "training" / str(task.number))
         at, losses = checkpoints.latest(run) or run
@@ -365,19 +434,24 @@ class Performer:
         self._weights = {task.number: weights}
         return {"steps": steps, "losses": [round(float(x), 5) for x in _means(losses)]}
 
-    def _inherited(self, task: Train, parent: Network) -> Weights:
-        """The parent's weights, carried through the actions."""
-        weights, spec = self.own_weights(parent, task.parent), parent.spec
-        for action in task.actions:
-            weights = action.carry(spec, weights, Calibration(self.space.inputs)).weights
+    def _carry(
+        self, spec: UNetSpec, weights: Weights, actions: Sequence[Action[UNetSpec]]
+    ) -> Weights:
+        """The weights of `spec`, carried through the actions."""
+        for action in actions:
+            weights = action.carry(spec, weights, self._calibration(action)).weights
             spec = action.apply(spec)
         return weights
+
+    def _calibration(self, action: Action[UNetSpec]) -> Calibration:
+        """What `action` needs: samples take time to make, and most do without."""
+        return self.calibration if action.calibrated else Calibration(self.space.inputs)
 
     def _trainer(self, supernet: Supernet) -> Trainer:
         if supernet.program not in self._trainers:
             settings = self.recipe.training
             self._trainers[supernet.program] = Trainer(
-                distillation(supernet, self.pipeline.schedule),
+                distillation(supernet, self.pipeline.schedule, self._teacher(supernet)),
                 supernet.model.shapes,
                 adamw(),
                 decay=settings.average,
@@ -389,8 +463,8 @@ class Performer:
     def _batches(
         self, supernet: Supernet, spec: UNetSpec, objective: str, seed: int
     ) -> Callable[[int], Batch]:
-        taught = objective == "recovery"
-        teacher = self._trainer(supernet).everywhere(supernet.lift(self.pipeline.unet))
+        taught, by = objective == "recovery", self._teacher(supernet)
+        teacher = self._trainer(supernet).everywhere(by.lift(self.pipeline.unet))
         return batches(
             self.data,
             supernet,
@@ -400,7 +474,12 @@ class Performer:
             skip=0.0 if taught else self.recipe.training.skip,
             teacher=(teacher, self.pipeline.spec),
             taught=taught,
+            by=by,
         )
+
+    def _teacher(self, supernet: Supernet) -> Supernet:
+        """What the seed teaches in: the network that learns, where the seed is a part of it."""
+        return supernet if supernet.holds(self.space.seed) else self.supernet(self.space.seed)
 
 
 def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
-        "nas.search_spaces": "a function without arguments that gives a `SearchSpace`",
-        "nas.latency_models": "a function without arguments that gives a `LatencyModel`",
-        "nas.scorers": "a function that gives what scores candidates",
-        "nas.strategies": "a strategy, as `nas.search.Strategy` describes it",
+        "nas.search_spaces": "a function without arguments that gives a `nas.recipe.Recipe` of a "
+        "U-Net, or a `nas.study.Study` of another space",
+        "nas.latency_models": "a function that fits a `LatencyModel` to latencies by call",
+        "nas.scorers": "a function of a folder that gives a `nas.scoring.Judge`",
+        "nas.strategies": "a class or function that gives a `nas.strategies.exploration.Policy`",
     }
 )
 """Groups of entry points, and what theirs are to be."""

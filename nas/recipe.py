@@ -1,8 +1,9 @@
 """What a search is asked to do. A recipe is a function that returns one of these."""
 
 import dataclasses
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -12,8 +13,10 @@ import tyro
 from latency_models.bench import Bench
 from nas import plugins
 from nas.executors import TRIES, Pool
+from nas.strategies.exploration import Policy
 
 DEFAULT = "experiments.emoji.recipe:default"
+SCORER = "clip"
 
 # Pixels in [-1, 1], `[rows, height, width, 3]` float32, and a prompt for each.
 Pictures: TypeAlias = tuple[np.ndarray, Sequence[str]]
@@ -95,14 +98,62 @@ class Search:
         _check(self, "zero or more", caution=self.caution >= 0)
 
     def limit(self) -> tuple[float, str]:
-        """The budget's number and unit, "ms" or "share". Raises `ValueError` on anything else."""
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|%)\s*", self.budget)
-        if match is None or float(match[1]) <= 0:
+        """The budget's number and unit: see `limit`."""
+        return limit(self.budget)
+
+
+def limit(budget: str) -> tuple[float, str]:
+    """A budget's number and unit, "ms" or "share". Raises `ValueError` on what is no budget."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|%)\s*", budget)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(
+            f"budget {budget!r} is neither milliseconds ('12.5ms') "
+            "nor a share of the seed's latency ('75%')"
+        )
+    return (float(match[1]), "ms") if match[2] == "ms" else (float(match[1]) / 100, "share")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exploration:
+    """Any strategy but Algorithm 1's own run."""
+
+    strategy: str | None = None
+    """One of `nas plugins`, as `nsga2`, or an import path, `package.module:Name`; by default
+    Algorithm 1, whose candidates are trained between rounds."""
+    options: tuple[str, ...] = ()
+    """Arguments of the strategy, each NAME=VALUE."""
+    evaluations: int = 60
+    """Candidates that are evaluated, at most."""
+    edits: tuple[str, ...] = ("Remove", "Copy", "Choose")
+    """Kinds of edits: Remove, Copy, Choose (micro-choices within blocks), Move, RemovePair, Width,
+    RemoveStage."""
+
+    def __post_init__(self) -> None:
+        _check(self, "one or more", evaluations=self.evaluations > 0)
+
+    def policy(self) -> Policy:
+        """The strategy asked for. Raises `ValueError` saying what there is, or what it takes."""
+        if self.strategy is None:
+            raise ValueError("Algorithm 1's own run is no policy")
+        made, given = plugins.load("nas.strategies", self.strategy), {}
+        for option in self.options:
+            name, equals, text = option.partition("=")
+            if not equals:
+                raise ValueError(f"option {option!r} is not NAME=VALUE")
+            try:
+                given[name] = json.loads(text)
+            except ValueError:
+                given[name] = text
+        try:
+            found = made(**given)
+        except TypeError as error:
+            raise ValueError(f"strategy {self.strategy} with options {given}: {error}") from None
+        if not callable(getattr(found, "propose", None)):
             raise ValueError(
-                f"budget {self.budget!r} is neither milliseconds ('12.5ms') "
-                "nor a share of the seed's latency ('75%')"
+                f"{self.strategy} gives a {type(found).__name__}, which has no `propose`: see "
+                "nas.strategies.exploration.Policy"
             )
-        return (float(match[1]), "ms") if match[2] == "ms" else (float(match[1]) / 100, "share")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,17 +206,27 @@ class Recipe:
     precomputed: str | None = None
     """Path or URL that `nas precompute` wrote the pictures to, encoded; by default they are encoded
     when training begins. The result does not depend on it."""
+    scorer: str = SCORER
+    """What scores pictures: one of `nas plugins`, or the import path of a function that makes a
+    `nas.scoring.Judge` of the evaluator's folder."""
+    exploration: Exploration = Exploration()
+    devices: Annotated[Mapping[str, Bench], tyro.conf.Suppress] = dataclasses.field(
+        default_factory=dict
+    )
+    """Where latencies of an exploration come from, by the name of the device."""
 
 
 def load(path: str) -> Recipe:
     """The recipe at an import path, `package.module:function`. Raises `ValueError` if none is."""
     try:
-        found = plugins.at(path)
+        found = plugins.load("nas.search_spaces", path)
     except ValueError as error:
         raise ValueError(f"no recipe {path}: {error}; try {DEFAULT}") from None
     if not callable(found):
         raise ValueError(f"no recipe {path}: a {type(found).__name__} is no function")
     recipe = found()
     if not isinstance(recipe, Recipe):
-        raise ValueError(f"{path} returned a {type(recipe).__name__}, not a Recipe")
+        raise ValueError(
+            f"{path} returned a {type(recipe).__name__}, not a Recipe; a Study is for nas explore"
+        )
     return recipe

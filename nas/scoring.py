@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,27 @@ from nas.diffusion.samplers import Sampler, from_config, guided, sample
 from nas.diffusion.tokens import read_tokenizer, tokenize
 from nas.supernet import Supernet
 from search_spaces.model import Weights
+
+
+class Judge(Protocol):
+    """Scores pictures: a score is the inner product of a picture's embedding and its prompt's.
+
+    A judge of pictures alone embeds every prompt as a one, and a picture as its score.
+    """
+
+    @property
+    def weights(self) -> Weights:
+        """What `embed_pixels` takes, as arrays by name."""
+        ...
+
+    def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
+        """Embeddings of prompts, `[prompts, size]`, each of its prompt alone."""
+        ...
+
+    def embed_pixels(self, weights: Weights, pixels: jax.Array) -> jax.Array:
+        """Embeddings `[batch, size]` of pixels in [-1, 1], `[batch, height, width, 3]`, of any
+        size, each of its picture alone. It can be compiled by `jax.jit`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +118,7 @@ class Scorer:
     def __init__(
         self,
         pipeline: Pipeline,
-        evaluator: Evaluator,
+        evaluator: Judge,
         prompts: Sequence[str],
         *,
         steps: int,
@@ -166,9 +187,15 @@ class Scorer:
         part = jax.tree.map(lambda x: x[rows], self._inputs)
         given = (weights, keep, part, self._sampler, self._pipeline.vae, self._evaluator.weights)
         with self._compiling:  # Once, whichever thread comes first.
-            if supernet not in self._programs:
-                self._programs[supernet] = self._program(supernet).lower(*given).compile()
-        return jax.block_until_ready(self._programs[supernet](*given))
+            program = self._programs.get(supernet)
+            if program is None:
+                program = self._program(supernet).lower(*given).compile()
+                self._programs[supernet] = program
+        return jax.block_until_ready(program(*given))
+
+    def forget(self, supernet: Supernet) -> None:
+        """Frees what was compiled for `supernet`."""
+        self._programs.pop(supernet, None)
 
     def rows(self, number: int) -> slice:
         """The prompts of shard `number`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from search_spaces.actions import Remove
 from search_spaces.model import Model, Weights
 from search_spaces.ops import Shape
 from search_spaces.program import network
@@ -41,6 +42,14 @@ class Supernet:
             )
         return {name: np.array(name in names) for name in self.gates}
 
+    def holds(self, spec: UNetSpec) -> bool:
+        """Whether `spec` is this network without some of its blocks."""
+        names, left = {block.name for block in spec.blocks}, self.spec
+        for block in self.spec.blocks:
+            if block.name not in names:
+                left = Remove(block.name).apply(left)
+        return left == spec and len(left.blocks) == len(names)
+
     def lift(self, weights: Weights) -> Weights:
         """`weights` of a sub-network with zeros for the blocks it lacks, which never run."""
         return {
@@ -54,6 +63,6 @@ class Supernet:
         return without(weights, *gone)
 
     @functools.cached_property
-    def stage_ends(self) -> tuple[str, ...]:
-        """The last block of every stage that has any: where features are compared."""
-        return tuple(stage.blocks[-1].name for stage in self.spec.stages if stage.blocks)
+    def ends(self) -> Mapping[str, str]:
+        """The last block of every stage that has any, by stage: where features are compared."""
+        return {stage.name: stage.blocks[-1].name for stage in self.spec.stages if stage.blocks}

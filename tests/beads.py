@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from latency_models.latency import Latency
 from nas.strategies.exploration import Evaluate
 from nas.strategies.problem import Device, Problem
+from nas.study import Study
 
 COLOURS = 3
+TORN = (1, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +61,12 @@ def entangled(spec: Beads) -> float:
 
 
 def evaluated(task: Evaluate) -> list[float]:
+    return worth(task.spec, task.shard)
+
+
+def worth(spec: Beads, shard: int) -> list[float]:
     """Two scores of a shard, whose spread is the same for all specs."""
-    return [entangled(task.spec) + 0.1 * math.sin(7 * task.shard + n) for n in range(2)]
+    return [entangled(spec) + 0.1 * math.sin(7 * shard + n) for n in range(2)]
 
 
 def linear(spec: Beads) -> Latency:
@@ -79,3 +85,15 @@ def problem(length: int = 4, *, listed: bool = True, shards: int = 1, **limits: 
     }
     space = String(length)
     return Problem(space, devices, shards, 1.0, space.everything() if listed else ())
+
+
+def study() -> Study[Beads]:
+    """The same for the command, but that one string breaks whatever evaluates it."""
+
+    def evaluate(spec: Beads, shard: int) -> list[float]:
+        if spec.colours == TORN:
+            raise RuntimeError("the string is torn")
+        return worth(spec, shard)
+
+    space = String(3)
+    return Study(space, {"linear": linear, "late": late}, evaluate, 2, space.everything())

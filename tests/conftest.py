@@ -5,6 +5,8 @@ optimisation, and each only once: they are kept between runs, beside pytest's ow
 """
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # JAX reads it once.
@@ -57,3 +59,13 @@ def xl_folders(tmp_path_factory: pytest.TempPathFactory) -> tiny.Folders:
 @pytest.fixture(scope="session")
 def xl_pipeline(xl_folders: tiny.Folders) -> Pipeline:
     return Pipeline.load(xl_folders.pipeline)
+
+
+@pytest.fixture
+def here(folders: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets `cli.run` be called in this process."""
+    monkeypatch.setenv("NAS_TEST_MODELS", str(folders.pipeline.parent))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,6 @@ def start(folders: tiny.Folders) -> Start:
         )
 
     return starter
-
-
-@pytest.fixture
-def here(folders: tiny.Folders, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lets `cli.run` be called in this process."""
-    monkeypatch.setenv("NAS_TEST_MODELS", str(folders.pipeline.parent))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def entries(folder: Path) -> list[Any]:

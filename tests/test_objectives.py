@@ -58,7 +58,7 @@ def drawn_batches(supernet, spec=SPACE.seed, *, teacher=None, **settings):
 class Oracle:
     """Stands for a supernet: knows the clean latents, so it predicts the noise without error."""
 
-    stage_ends = ()
+    ends = {}  # noqa: RUF012
 
     def __init__(self, schedule: Schedule):
         self.schedule = schedule

@@ -73,7 +73,7 @@ def test_a_recipe_is_what_a_function_returns():
     [
         ("gone.recipe:default", "no recipe gone.recipe:default: .* No module named 'gone'"),
         (f"{__name__}:gone", "has no attribute 'gone'"),
-        (__name__, "is no import path"),
+        (__name__, r"among nas.search_spaces \(.*emoji.*give one of these or an import path"),
         (f"{__name__}:CONSTANT", "is no function"),
         (f"{__name__}:make_nothing", "returned a int, not a Recipe"),
         ("", "no recipe"),

@@ -225,6 +225,14 @@ def test_the_referee_waits_for_all_single_edits():
         referee(beads.problem(), ())
 
 
+def test_the_referee_takes_the_scores_of_any_strategy():
+    problem = beads.problem(3, linear=100.0)
+    exact, drawn = (Exploration(problem, policy, 30) for policy in (Exact(), Random()))
+    states = [finished(strategy, beads.entangled) for strategy in (exact, drawn)]
+    one, other = (referee(problem, state.trials) for state in states)
+    assert one is not None and one == other and one.best.edits
+
+
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_exact_selection_keeps_to_limits_where_latencies_do_not_add_up(power):
     def latency(spec):

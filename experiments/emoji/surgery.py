@@ -13,7 +13,6 @@ to FOLDER/surgery.md. About 10 minutes on two cores.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ import numpy as np
 import tyro
 
 from experiments.emoji.recipe import default
+from nas.calibration import ROWS, recorded  # Half of the rows to fit, half to compare.
 from nas.diffusion.pipeline import Pipeline
-from nas.objectives import Batch, noised
 from nas.perform import GUIDED
 from search_spaces.actions import stage_width
 from search_spaces.criteria import Criterion, L1Norm, OutputError, Taylor
@@ -34,7 +33,6 @@ from search_spaces.surgery import Calibration, Change, Samples, part
 from search_spaces.unet import lower
 from search_spaces.unet_space import UNetSpace
 
-ROWS = 128  # Half of them to fit, half to compare.
 CRITERIA: dict[str, Criterion] = {
     "output error": OutputError(),
     "Taylor": Taylor(),
@@ -47,7 +45,7 @@ def main(folder: Path, /) -> None:
     recipe = default()
     pipeline = Pipeline.load(recipe.pipeline)
     space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
-    recorder = recorded(pipeline, *recipe.pictures())
+    recorder = recorded(pipeline, pipeline.inputs(GUIDED), *recipe.pictures())
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for key, errors in (
         *micro(space, pipeline.unet, recorder),
@@ -58,20 +56,6 @@ def main(folder: Path, /) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "surgery.md").write_text(text)
     print(text)
-
-
-def recorded(pipeline: Pipeline, pixels: np.ndarray, prompts: Any) -> Recorder:
-    """What the seed's blocks see on noised pictures, at all diffusion steps alike."""
-    rows = np.random.default_rng(0).permutation(len(pixels))[:ROWS]
-    batch = Batch(
-        pipeline.latents(pixels[rows]), pipeline.conditioning([prompts[r] for r in rows]), {}
-    )
-    # Stratified times would put early steps into one half and late ones into the other.
-    values, target = noised(pipeline.schedule, {}, batch, jax.random.key(0))
-    order = np.random.default_rng(1).permutation(ROWS)
-    return Recorder(
-        pipeline.inputs(GUIDED), {n: v[order] for n, v in values.items()}, target[order]
-    )
 
 
 def micro(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from latency_models import check, fewshot, fitting, saved, store
 from latency_models.check import Errors, Pair
-from nas import describe, devices
+from nas import describe, devices, plugins
 from nas.report import plots
 from search_spaces.program import calls
 from search_spaces.unet import lower
@@ -25,9 +25,10 @@ class Fit:
     """Files that `nas profile` wrote, all of one provenance."""
     out: Path
     """Folder for the model."""
-    method: Literal["gaussian", "trees", "rates", "interpolation"] = "gaussian"
-    """A Gaussian process or boosted trees over what each kind of work costs, these costs alone, or
-    a table between whose rows one may ask."""
+    method: str = "gaussian"
+    """One of `nas plugins`, or the import path of a function that fits a model. Ours: gaussian and
+    trees, a Gaussian process or boosted trees over what each kind of work costs; rates, these costs
+    alone; interpolation, a table between whose rows one may ask."""
     held_out: float = 0.2
     """Share of the calls and networks on which the errors are found."""
     seed: int = 0
@@ -103,7 +104,10 @@ def _fit(asked: Fit, console: Console) -> None:
         raise ValueError(f"--held-out {asked.held_out}: a share is between 0 and 1")
     found = fitting.together([store.load(path) for path in asked.measurements])
     fitted = fitting.fit(
-        found, fitting.METHODS[asked.method], held_out=asked.held_out, seed=asked.seed
+        found,
+        plugins.load("nas.latency_models", asked.method),
+        held_out=asked.held_out,
+        seed=asked.seed,
     )
     files = " ".join(map(str, asked.measurements))
     card = fitting.card(found, fitted, asked.method, f"nas latency fit {files}")

@@ -6,14 +6,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from nas.commands.search import evolution
+from nas import study
+from nas.commands import explore
+from nas.commands.search import evolution, exploring
 from nas.diffusion.pipeline import Pipeline
 from nas.journal import read
 from nas.perform import GUIDED
 from nas.places import Place, place
-from nas.recipe import Search
-from nas.report import page, timeline
+from nas.recipe import Exploration, Sampling, Search
+from nas.report import explored, page, studied, timeline
 from nas.report.story import Story
+from nas.report.studied import Studied
 from search_spaces.unet_space import UNetSpace
 
 
@@ -35,6 +38,12 @@ def run(arguments: list[str]) -> int:
     """Writes the report of a search's folder again, finished or not."""
     asked = tyro.cli(Settings, args=arguments, prog="nas report")
     folder = asked.folder
+    header, _ = read(folder / "journal.jsonl")
+    if "study" in header:
+        path, settings = explore.asked(header, folder)
+        story = Studied.read(folder, settings.exploration(study.load(path)))
+        print(f"{studied.summary(story)}\n\nreport    {studied.write(story)}")
+        return 0
     header, _ = journal_of(folder)
     pipeline = Pipeline.load(Path(header["pipeline"]))
     try:
@@ -43,9 +52,31 @@ def run(arguments: list[str]) -> int:
         path = folder / "journal.jsonl"
         raise ValueError(f"{path} has settings of another version: {error}") from None
     space = UNetSpace(pipeline.spec, pipeline.inputs(GUIDED))
+    if "exploration" in header:
+        found = _explored(folder, header, limit, space)
+        print(f"{explored.summary(found)}\n\nreport    {explored.write(found, price=asked.price)}")
+        return 0
     story = Story.read(folder, evolution(limit, space))
     print(f"{page.summary(story)}\n\nreport    {page.write(story, price=asked.price)}")
     return 0
+
+
+def _explored(
+    folder: Place, header: dict[str, Any], limit: Search, space: UNetSpace
+) -> explored.Explored:
+    settings = header["settings"]
+    asked: dict[str, Any] = {
+        n: tuple(x) if isinstance(x, list) else x for n, x in header["exploration"].items()
+    }
+    strategy = exploring(
+        limit,
+        Sampling(**settings["sampling"]),
+        Exploration(**asked),
+        header["budgets"],
+        header["seed"],
+        space,
+    )
+    return explored.Explored.read(folder, strategy)
 
 
 def journal_of(folder: Place) -> tuple[dict[str, Any], Any]:

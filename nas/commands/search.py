@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -20,13 +20,16 @@ from nas.devices import RuntimeName
 from nas.diffusion import unet
 from nas.evolution import Evolution, Profile
 from nas.executors import Executor, Observer
+from nas.exploring import Exploring, Limit, Price
 from nas.journal import Journal
 from nas.perform import Performer
 from nas.places import Place, place
 from nas.precomputed import at
 from nas.progress import Live
-from nas.recipe import Pools, Recipe, Sampling, Search, Training
-from nas.report import page, timeline
+from nas.progress_exploring import LiveExploring
+from nas.recipe import Exploration, Pools, Recipe, Sampling, Search, Training
+from nas.report import explored, page, timeline
+from nas.report.explored import Explored
 from nas.report.story import Story
 from nas.scalars import Scalars
 from nas.search import replay, search_abreast
@@ -41,7 +44,18 @@ PLACE = tyro.constructors.PrimitiveConstructorSpec[Place](
     is_instance=lambda found: isinstance(found, Place),
     str_from_instance=lambda found: [str(found)],
 )
-OF_RECIPE = ("pipeline", "evaluator", "search", "sampling", "training", "seed")
+OF_RECIPE = (
+    "pipeline",
+    "evaluator",
+    "search",
+    "sampling",
+    "training",
+    "seed",
+    "scorer",
+    "exploration",
+)
+HERE = "here"
+"""What this machine is called among devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +75,13 @@ class Settings:
     training: Training
     seed: int
     """Seed of everything that is drawn."""
-    device: str | None = None
+    scorer: str
+    """What scores pictures: one of `nas plugins`, or an import path."""
+    exploration: Annotated[Exploration, tyro.conf.arg(name="")]
+    device: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Predict latencies, and hold the budget, on a device of `nas devices`, or on the one of the
-    latency model in a folder; by default they are measured here."""
+    latency model in a folder; by default they are measured here. With --strategy there may be
+    several, each with its budget: --device here=75% --device tpu-v5e=4.5ms."""
     runtime: RuntimeName | None = None
     """What networks are measured by here; by default what the recipe says."""
     on: Literal["here", "ray"] = "here"
@@ -87,6 +105,18 @@ class Settings:
             raise ValueError("--address and --workers are for --on ray")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; it must be one or more")
+        one = len(self.device) < 2 and not any("=" in text for text in self.device)
+        if self.exploration.strategy is None and not one:
+            raise ValueError(
+                f"--device {' --device '.join(self.device)}: Algorithm 1's own run holds the "
+                "--budget on one device; several, or budgets of their own, take a --strategy, "
+                "of which greedy is Algorithm 1 without training between rounds"
+            )
+        if self.exploration.strategy and self.tensorboard:
+            raise ValueError(
+                "--tensorboard follows Algorithm 1's own run; with --strategy, leave it out and "
+                "read the report"
+            )
         if self.price is not None:
             timeline.check_price(self.price)
 
@@ -98,17 +128,32 @@ class Settings:
         if self.workers is not None:
             scoring = dataclasses.replace(recipe.pools.scoring, workers=self.workers)
             changed["pools"] = dataclasses.replace(recipe.pools, scoring=scoring)
-        return dataclasses.replace(recipe, **changed, bench=self.bench(recipe.bench))
+        benches = {name: self.bench(name, recipe.bench) for name in self.budgets()}
+        first = next(iter(benches.values()))
+        several = benches if self.exploration.strategy else {}
+        return dataclasses.replace(recipe, **changed, bench=first, devices=several)
 
-    def bench(self, default: Bench) -> Bench:
+    def budgets(self) -> dict[str, str]:
+        """Devices, and the budget of each. Raises `ValueError` on what is none."""
+        found: dict[str, str] = {}
+        for text in self.device:
+            name, equals, budget = text.rpartition("=")
+            name, budget = (name, budget) if equals else (text, self.search.budget)
+            recipes.limit(budget)
+            if name in found:
+                raise ValueError(f"--device {name} is given twice")
+            found[name] = budget
+        return found or {HERE: self.search.budget}
+
+    def bench(self, device: str, default: Bench) -> Bench:
         """Where latencies come from. Raises `ValueError` on what is not known, or not here."""
-        if self.device and self.runtime:
-            raise ValueError(
-                f"--device {self.device} --runtime {self.runtime}: a runtime measures on this "
-                "machine, and latencies of a device are predicted; give one of them"
-            )
-        if self.device:
-            return devices.bench(self.device)
+        if device != HERE:
+            if self.runtime and HERE not in self.budgets():
+                raise ValueError(
+                    f"--device {device} --runtime {self.runtime}: a runtime measures on this "
+                    "machine, and latencies of a device are predicted; give one of them"
+                )
+            return devices.bench(device)
         if not self.runtime:
             return default
         runtime = devices.RUNTIMES[self.runtime]()
@@ -118,20 +163,32 @@ class Settings:
 
     def header(self, path: str, recipe: Recipe) -> dict[str, object]:
         """What the journal must agree with to be gone on with. `recipe` has these settings."""
-        known = recipe.bench.provenance
-        device = {"name": self.device, "known": str(known), "key": known.key}
-        return {
+        benches = recipe.devices or dict.fromkeys(self.device, recipe.bench)
+        known = [
+            {"name": name, "known": str(bench.provenance), "key": bench.provenance.key}
+            for name, bench in benches.items()
+            if name != HERE
+        ]
+        of_all = {
             "recipe": path,
             "pipeline": str(self.pipeline),
             "evaluator": str(self.evaluator),
             "seed": self.seed,
-            "device": device if self.device else None,
+            "device": known[0] if known else None,
             "runtime": self.runtime,
             "settings": {
                 name: dataclasses.asdict(getattr(self, name))
                 for name in ("search", "sampling", "training")
             },
         }
+        # What is not asked for is not said, so that journals of before go on.
+        if self.scorer != recipes.SCORER:
+            of_all["scorer"] = self.scorer
+        if self.exploration.strategy:
+            of_all["device"] = known
+            of_all["budgets"] = self.budgets()
+            of_all["exploration"] = dataclasses.asdict(self.exploration)
+        return of_all
 
 
 def run(arguments: list[str]) -> int:
@@ -182,9 +239,13 @@ def workers(
 
 
 def _search(settings: Settings, path: str, recipe: Recipe) -> int:
-    recipe.search.limit()  # A budget that cannot be read is an error before anything is loaded.
+    # What cannot be read is an error before anything is loaded.
+    recipe.search.limit()
+    explores = recipe.exploration.strategy is not None
+    if explores:
+        recipe.exploration.policy()
     timings = Timings()
-    live = Live(rates=timings.rates)
+    live = (LiveExploring if explores else Live)(rates=timings.rates)
     with contextlib.ExitStack() as ended:
         scalars = None
         if settings.tensorboard is not None:
@@ -192,7 +253,18 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
         there = ended.enter_context(workers(path, settings, recipe.pools, timings))
         ours = Performer(recipe, settings.out, live.watch)
         conductor = Conductor(ours, there, timings=timings) if there else in_process(ours, timings)
-        strategy = evolution(recipe.search, ours.space)
+        strategy: Any = (
+            exploring(
+                recipe.search,
+                recipe.sampling,
+                recipe.exploration,
+                settings.budgets(),
+                recipe.seed,
+                ours.space,
+            )
+            if explores
+            else evolution(recipe.search, ours.space)
+        )
         header = settings.header(path, recipe)
         with Journal(settings.out / "journal.jsonl", header) as journal, live:
             if scalars:
@@ -201,23 +273,41 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
             if not strategy.ask(state) and ours.delivered:
                 return _already_finished(settings.out, strategy)
             with timings.recorded(settings.out):
-                known = conductor.provenance()
-                _same_device(journal, known)
-                live.begin(strategy, state, known, resumed=len(journal))
+                known = {name: conductor.provenance(name) for name in recipe.devices or (None,)}
+                _same_devices(journal, known)
+                live.begin(strategy, state, next(iter(known.values())), resumed=len(journal))
                 for done in search_abreast(strategy, conductor, journal):
                     state = done.state
                     live.advance(done)
                     if scalars:
                         scalars.add(done)
-                live.watch("pictures and report", 0.0)
-                journal.check()
-                conductor.deliver(state)
-    story = Story.read(settings.out, strategy)
-    page.write(story, price=settings.price)
-    print(f"\n{page.summary(story)}\n")
-    print(f"pipeline  {settings.out / 'pipeline'}\nreport    {settings.out / 'report.html'}")
-    print(form(story.state.networks[story.state.current].spec))
+                if not explores or strategy.found(state):
+                    live.watch("pictures and report", 0.0)
+                    journal.check()
+                    conductor.deliver(state)
+    story = _told(settings.out, strategy)
+    _write(story, settings.price)
+    print(f"\n{_summary(story)}\n")
+    if ours.delivered:
+        print(f"pipeline  {settings.out / 'pipeline'}")
+    print(f"report    {settings.out / 'report.html'}")
+    if ours.delivered:
+        print(form(story.state.networks[story.state.current].spec))
     return 0 if story.kept else 1
+
+
+def _write(story: Story | Explored, price: float | None = None) -> Place:
+    write = page.write if isinstance(story, Story) else explored.write
+    return write(story, price=price)  # pyright: ignore[reportArgumentType]
+
+
+def _summary(story: Story | Explored) -> str:
+    return page.summary(story) if isinstance(story, Story) else explored.summary(story)
+
+
+def _told(folder: Place, strategy: Evolution | Exploring) -> Story | Explored:
+    reader = Story if isinstance(strategy, Evolution) else Explored
+    return reader.read(folder, strategy)  # pyright: ignore[reportArgumentType]
 
 
 def form(spec: UNetSpec) -> str:
@@ -229,28 +319,50 @@ def form(spec: UNetSpec) -> str:
     return f"\nThe U-Net is in our own form, as diffusers cannot express it:\n  {said}"
 
 
-def _same_device(journal: Journal, here: Provenance) -> None:
-    """Raises `ValueError` if the journal's latencies are another device's."""
-    there = next((found for task, found in journal if isinstance(task, Profile)), None)
-    if there is None:
-        return
-    differing = here.differences(Provenance.from_json(there["provenance"]))
-    if differing:
-        shown = "; ".join(differing)
-        raise ValueError(
-            f"{journal.path} has latencies of another device, model or software ({shown}), "
-            "which must not be mixed with these; go on with those, or choose another folder"
-        )
+def _same_devices(journal: Journal, here: Mapping[str | None, Provenance]) -> None:
+    """Raises `ValueError` if the journal's latencies of a device are another's."""
+    for task, found in journal:
+        if not isinstance(task, Profile | Price):
+            continue
+        known = here[task.device if isinstance(task, Price) else None]
+        differing = known.differences(Provenance.from_json(found["provenance"]))
+        if differing:
+            shown = "; ".join(differing)
+            raise ValueError(
+                f"{journal.path} has latencies of another device, model or software ({shown}), "
+                "which must not be mixed with these; go on with those, or choose another folder"
+            )
 
 
-def _already_finished(folder: Place, strategy: Evolution) -> int:
-    story = Story.read(folder, strategy)
+def _already_finished(folder: Place, strategy: Evolution | Exploring) -> int:
+    story = _told(folder, strategy)
     if not (folder / "report.html").exists():
-        page.write(story)
-    print(f"{page.summary(story)}\n\n{folder} holds this finished search, which is left as it is.")
+        _write(story)
+    print(f"{_summary(story)}\n\n{folder} holds this finished search, which is left as it is.")
     print(form(story.state.networks[story.state.current].spec))
     print("To search anew, choose another folder with --out, or delete this one.")
     return 0 if story.kept else 1
+
+
+def exploring(
+    search: Search,
+    sampling: Sampling,
+    exploration: Exploration,
+    budgets: Mapping[str, str],
+    seed: int,
+    space: UNetSpace,
+) -> Exploring:
+    """A search by any strategy with these settings, and these budgets of devices."""
+    return Exploring(
+        space,
+        exploration.policy(),
+        {name: Limit(*recipes.limit(budget)) for name, budget in budgets.items()},
+        exploration.evaluations,
+        sampling.prompts // sampling.batch,
+        exploration.edits,
+        search.caution,
+        seed,
+    )
 
 
 def evolution(settings: Search, space: UNetSpace) -> Evolution:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from html import escape
 
 from nas.places import Place, write_whole
-from nas.report import headline, sections, tables, timeline
+from nas.report import headline, referee, sections, tables, timeline
 from nas.report.charts import short
 from nas.report.headline import summary
 from nas.report.pictures import pictures
 from nas.report.story import Story
 
-__all__ = ["page", "summary", "write"]
+__all__ = ["html", "page", "put", "section", "summary", "write"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2530; --soft: #5d6874; --line: #d8dee4;
@@ -88,8 +88,13 @@ details { margin: .5rem 0 } details summary { cursor: pointer }
 def write(story: Story, *, price: float | None = None) -> Place:
     """Writes `report.html` into the search's folder and returns its path. With the `price` of a
     worker's hour it says what the search cost."""
-    target = story.folder / "report.html"
-    write_whole(target, page(story, price=price).encode())
+    return put(story.folder, page(story, price=price))
+
+
+def put(folder: Place, text: str) -> Place:
+    """Writes a page as `report.html` into `folder` and returns its path."""
+    target = folder / "report.html"
+    write_whole(target, text.encode())
     return target
 
 
@@ -97,22 +102,28 @@ def page(story: Story, *, price: float | None = None) -> str:
     """The whole page."""
     parts = [
         _head(story),
-        _section("The way", sections.path(story)),
-        _section("Pictures before and after", pictures(story)),
-        _section("Where the time goes", sections.profile(story)),
-        _section("Architecture before and after", sections.architecture(story)),
-        _section("Every block, every round", sections.rounds(story)),
-        _section("Latency, by calls and as a whole", tables.latency(story)),
-        _section("Training", tables.training(story)),
-        _section("Who did what when", timeline.section(story.sessions)),
-        _section("What the search cost", timeline.costs(story, price)),
-        _section("Settings and provenance", tables.settings(story)),
+        section("The way", sections.path(story)),
+        section("Pictures before and after", pictures(story.folder)),
+        section("Where the time goes", sections.profile(story)),
+        section("Architecture before and after", sections.architecture(story)),
+        section("Every block, every round", sections.rounds(story)),
+        section("Greedy against exact choice", referee.section(story.strategy, story.state, 1)),
+        section("Latency, by calls and as a whole", tables.latency(story)),
+        section("Training", tables.training(story)),
+        section("Who did what when", timeline.section(story.sessions)),
+        section("What the search cost", timeline.costs(story, price)),
+        section("Settings and provenance", tables.settings(story)),
     ]
+    return html(_title(story), "".join(parts))
+
+
+def html(title: str, body: str) -> str:
+    """A page of the project's style."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(_title(story))}</title><style>{_STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<body>{body}</body></html>\n"
     )
 
 
@@ -170,5 +181,6 @@ def _tile(name: str, value: str, note: str) -> str:
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of a page."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"

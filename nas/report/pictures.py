@@ -10,12 +10,11 @@ from PIL import Image
 from nas.diffusion.folders import read_json
 from nas.diffusion.pictures import COLUMNS
 from nas.places import Place
-from nas.report.story import Story
 
 
-def pictures(story: Story) -> str:
-    """Pairs of pictures, each under its prompt."""
-    folder = story.folder / "pictures"
+def pictures(search: Place) -> str:
+    """Pairs of pictures in the folder of a search, each under its prompt."""
+    folder = search / "pictures"
     listed = folder / "prompts.json"
     if not listed.exists():
         return "<p>The search has not drawn them yet.</p>"

@@ -1,6 +1,6 @@
 """Candidates drawn at random, within the limits: latencies are known, so none is wasted."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def draw(problem: Problem[Any], rng: np.random.Generator, taken: Container[Any])
     for _ in range(TRIES):
         spec = problem.space.initial()
         for _ in range(rng.integers(WALK + 1)):
-            spec = _one(problem.neighbours(spec), rng) or spec
+            spec = _near(problem, spec, rng) or spec
         spec = within(problem, spec, rng)
         if spec is not None and spec not in taken:
             return spec
@@ -41,10 +41,9 @@ def within(problem: Problem[Any], spec: Any, rng: np.random.Generator) -> Any | 
     None where the edits lead no nearer.
     """
     while (excess := problem.excess(spec)) > 0:
-        nearer = [n for n in problem.neighbours(spec) if problem.excess(n) < excess]
-        if not nearer:
+        spec = _near(problem, spec, rng, lambda n, most=excess: problem.excess(n) < most)
+        if spec is None:
             return None
-        spec = _one(nearer, rng)
     return spec
 
 
@@ -54,12 +53,28 @@ def mutant(
     """An edit of `parent` at random; where none is left, an edit of an edit, and so on."""
     spec = parent
     for _ in range(TRIES):
-        near = problem.neighbours(spec)
-        new = [n for n in near if n not in taken and problem.fits(n)]
-        if new:
-            return _one(new, rng)
-        spec = _one(near, rng) or parent
+        new = _near(problem, spec, rng, lambda n: n not in taken and problem.fits(n))
+        if new is not None:
+            return new
+        spec = _near(problem, spec, rng) or parent
     return draw(problem, rng, taken)
+
+
+def _near(
+    problem: Problem[Any],
+    spec: Any,
+    rng: np.random.Generator,
+    wanted: Callable[[Any], bool] = lambda _: True,
+) -> Any | None:
+    """A neighbour that is wanted, each as likely as any other; none if none is.
+
+    Where it takes long to list neighbours, a space has a method `shuffled(spec, rng)` that yields
+    them in random order, and only as many are made as are looked at.
+    """
+    shuffled = getattr(problem.space, "shuffled", None)
+    if shuffled is None:
+        return _one([n for n in problem.neighbours(spec) if wanted(n)], rng)
+    return next((n for n in shuffled(spec, rng) if wanted(n)), None)
 
 
 def _one(things: Any, rng: np.random.Generator) -> Any | None:

@@ -98,9 +98,10 @@ def referee(problem: Problem[Any], trials: Sequence[Trial]) -> Verdict | None:
 
     Raises `ValueError` before that.
     """
-    way, first = Following(trials), problem.space.initial()
+    # Whatever strategy it was that evaluated them, and in whatever order.
+    way, first = Following(trials, len(trials)), problem.space.initial()
     scored = [first, *problem.neighbours(first)]
-    if way.missing(scored) is not None or not way.done(scored):
+    if any(way.trial(spec) is None for spec in scored) or not way.done(scored):
         raise ValueError(f"not all of the {len(scored) - 1} single edits are evaluated yet")
     edits = singles(problem, way)
     best, other = solve(problem, edits), greedy(problem, edits)

@@ -77,11 +77,13 @@ class Problem(Generic[Spec]):
 
     def neighbours(self, spec: Spec) -> tuple[Spec, ...]:
         """What one edit makes of `spec`, each once."""
-        found = self._neighbours.get(spec)
+        # Specs may hold what they are not compared by, which edits must not get from another.
+        key = repr(spec)
+        found = self._neighbours.get(key)
         if found is None:
             edited = (action.apply(spec) for action in self.space.actions(spec))
             found = tuple(dict.fromkeys(edited))
-            self._neighbours[spec] = found
+            self._neighbours[key] = found
         return found
 
     @functools.cached_property
@@ -94,5 +96,5 @@ class Problem(Generic[Spec]):
         return {}
 
     @functools.cached_property
-    def _neighbours(self) -> dict[Spec, tuple[Spec, ...]]:
+    def _neighbours(self) -> dict[str, tuple[Spec, ...]]:
         return {}

@@ -1,0 +1,156 @@
+"""`nas explore STUDY`: any strategy on a space of anybody's own, for several devices at once."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from nas import recipe as recipes
+from nas.commands.search import PLACE
+from nas.executors import Executor, Here, Pool
+from nas.exploring import Limit
+from nas.journal import Journal
+from nas.places import Place
+from nas.report import studied
+from nas.report.studied import Studied
+from nas.search import Done, replay, search_abreast
+from nas.strategies.exploration import Exploration
+from nas.study import Evaluators, Study, load
+from nas.timings import Timings
+
+STRATEGY = "surrogate"
+OF_HEADER = ("device", "strategy", "options", "evaluations", "caution", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Searches a space of your own, which a function without arguments gives as a
+    `nas.study.Study`. Killed at any moment, the same command goes on."""
+
+    out: Annotated[Place, PLACE]
+    """Folder for the journal and the report: a path, or a URL that fsspec understands."""
+    device: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A device of the study and its limit, in milliseconds or as a share of what the first spec
+    takes: --device phone=2ms --device board=80%."""
+    strategy: str = STRATEGY
+    """One of `nas plugins`, or an import path, `package.module:Name`."""
+    options: tuple[str, ...] = ()
+    """Arguments of the strategy, each NAME=VALUE."""
+    evaluations: int = 60
+    """Candidates that are evaluated, at most."""
+    caution: float = 0.0
+    """Standard errors by which a limit must be certain to be kept."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    on: Literal["here", "ray"] = "here"
+    """Where candidates are evaluated: in this process, or by workers in processes of Ray."""
+    address: str | None = None
+    """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
+    workers: int | None = None
+    """Workers on Ray, each of one core; by default as many as there is room for."""
+
+    def __post_init__(self) -> None:
+        if self.on == "here" and (self.address, self.workers) != (None, None):
+            raise ValueError("--address and --workers are for --on ray")
+
+    def exploration(self, study: Study) -> Exploration:
+        """The search that is asked for. Raises `ValueError` on what there is not."""
+        asked = recipes.Exploration(self.strategy, self.options, self.evaluations)
+        problem = study.problem(self.limits(study), self.caution)
+        return Exploration(problem, asked.policy(), self.evaluations, self.seed)
+
+    def limits(self, study: Study) -> dict[str, Limit]:
+        """Devices and their limits. Raises `ValueError` on what is none."""
+        found: dict[str, Limit] = {}
+        for text in self.device:
+            name, _, budget = text.rpartition("=")
+            if not name or name in found:
+                raise ValueError(f"--device {text}: give NAME=LIMIT, each device once")
+            found[name] = Limit(*recipes.limit(budget))
+        if not found:
+            raise ValueError(
+                f"no limit is given: --device NAME=LIMIT, of {', '.join(study.devices)}"
+            )
+        return found
+
+    def header(self, path: str) -> dict[str, object]:
+        """What the journal must agree with to be gone on with."""
+        return {"study": path, **{name: getattr(self, name) for name in OF_HEADER}}
+
+
+def asked(header: Mapping[str, Any], folder: Place) -> tuple[str, Settings]:
+    """The study and the settings of a journal with this header."""
+    given = {name: header[name] for name in OF_HEADER}
+    lists = {name: tuple(x) for name, x in given.items() if isinstance(x, list)}
+    return header["study"], Settings(folder, **{**given, **lists})
+
+
+def run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        tyro.cli(
+            Settings, default=Settings(Path("runs/STUDY")), args=["--help"], prog="nas explore"
+        )
+    path, *rest = arguments
+    if path.startswith("-"):
+        raise ValueError(
+            "nas explore takes first what to search: a name that nas plugins lists, or the import "
+            "path of a function that gives a nas.study.Study"
+        )
+    default = Settings(Path("runs") / path.rpartition(":")[2])
+    return _explore(
+        tyro.cli(Settings, default=default, args=rest, prog=f"nas explore {path}"), path
+    )
+
+
+def _explore(settings: Settings, path: str) -> int:
+    study = load(path)
+    strategy = settings.exploration(study)
+    timings = Timings()
+    with (
+        _workers(settings, path, study, timings) as executor,
+        Journal(settings.out / "journal.jsonl", settings.header(path)) as journal,
+    ):
+        state = replay(strategy, journal)
+        if len(journal):
+            print(f"going on after {len(journal)} finished tasks", flush=True)
+        pool = Pool() if settings.on == "here" else Pool(settings.workers, cpus=1.0)
+        with timings.recorded(settings.out):
+            for done in search_abreast(strategy, Evaluators(executor, pool), journal):
+                state = done.state
+                _say(strategy, done)
+    story = Studied.read(settings.out, strategy)
+    print(f"\n{studied.summary(story)}\n\nreport    {studied.write(story)}")
+    return 0 if strategy.best(state) else 1
+
+
+@contextlib.contextmanager
+def _workers(
+    settings: Settings, path: str, study: Study, timings: Timings
+) -> Iterator[Executor[Study]]:
+    if settings.on == "here":
+        with Here(study, observer=timings) as executor:
+            yield executor
+        return
+    from nas.on_ray import OnRay
+
+    make = functools.partial(load, path)
+    with OnRay(make, address=settings.address, cpus=settings.workers, observer=timings) as executor:
+        yield executor
+
+
+def _say(strategy: Exploration, done: Done) -> None:
+    """Prints what became of a candidate, once all of it is known."""
+    trial = done.state.trials[done.task.number]
+    if "failed" in done.outcome:
+        print(f"candidate {trial.number + 1} failed: {done.outcome['failed']}", flush=True)
+    elif trial.done and (quality := trial.quality):
+        times = strategy.problem.latencies(trial.spec)
+        said = ", ".join(f"{time.ms:.3f} ms on {name}" for name, time in times.items())
+        print(
+            f"candidate {trial.number + 1}: quality {quality.mean:.4f}, {said}: {trial.spec}",
+            flush=True,
+        )

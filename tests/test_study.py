@@ -1,0 +1,159 @@
+"""A space of anybody's own is searched by one command, which loses nothing when it is killed."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latency_models.latency import Latency
+from nas.cli import run
+from nas.exploring import Limit
+from nas.journal import read
+from nas.strategies.exploration import Evaluate
+from tests import beads
+
+pytestmark = pytest.mark.usefixtures("here")
+
+STUDY = "tests.beads:study"
+LIMITS = ("--device", "linear=4.5ms", "--device", "late=80%")
+
+
+def explore(out: Path, *words: str) -> int:
+    return run(["explore", STUDY, "--out", str(out), *LIMITS, *words])
+
+
+def entries(out: Path) -> dict[Any, Any]:
+    """What is in the journal, in whatever order, but for what it cost."""
+    found = {}
+    for task, outcome in read(out / "journal.jsonl")[1]:
+        found[task] = {name: value for name, value in outcome.items() if name != "cost"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a search that looked at all there is within the limits."""
+    out = tmp_path_factory.mktemp("whole")
+    assert explore(out, "--strategy", "random", "--evaluations", "30") == 0
+    return out
+
+
+def test_the_best_within_the_limits_of_all_devices_is_found(whole, capsys):
+    study = beads.study()
+    fitting = [
+        spec
+        for spec in study.specs
+        if beads.linear(spec).ms <= 4.5
+        and beads.late(spec).ms <= 0.8 * beads.late(beads.String(3).initial()).ms
+        and spec.colours != beads.TORN
+    ]
+    best = max(fitting, key=beads.entangled)
+    assert run(["report", str(whole)]) == 0
+    said = capsys.readouterr().out
+    assert f"The best: {best};" in said and "linear: " in said and "late: " in said
+    done = {task.spec for task in entries(whole) if isinstance(task, Evaluate)}
+    assert done >= set(fitting) and len(done) == len(fitting) + 1
+
+
+def test_one_evaluation_serves_the_fronts_of_all_devices(whole):
+    report = (whole / "report.html").read_text()
+    assert "<h3>linear</h3>" in report and "<h3>late</h3>" in report
+    assert "Every candidate" in report and "Who did what when" in report
+
+
+def test_a_candidate_that_breaks_its_worker_is_out_and_the_search_goes_on(whole):
+    torn = [(t, o) for t, o in entries(whole).items() if t.spec == beads.Beads(beads.TORN)]
+    assert torn and all("the string is torn" in outcome["failed"] for _, outcome in torn)
+    assert "of which 1 failed" in (whole / "report.html").read_text()
+
+
+@pytest.mark.parametrize("strategy", ["nsga2", "surrogate", "exact"])
+def test_a_killed_search_goes_on_to_the_same_end(tmp_path, strategy, capsys):
+    words = ("--strategy", strategy, "--evaluations", "9")
+    assert explore(tmp_path, *words) == 0
+    journal, report = tmp_path / "journal.jsonl", tmp_path / "report.html"
+    lines, text = journal.read_text().splitlines(), report.read_text()
+    ended = entries(tmp_path)
+    journal.write_text("".join(f"{line}\n" for line in lines[:6]) + lines[6][:20])
+    report.unlink()
+    capsys.readouterr()
+    assert explore(tmp_path, *words) == 0
+    assert "going on after 5 finished tasks" in capsys.readouterr().out
+    assert entries(tmp_path) == ended
+    assert _fronts(report.read_text()) == _fronts(text)
+
+
+def _fronts(page: str) -> str:
+    return page[page.index("Fronts") : page.index("Every candidate")]
+
+
+def test_the_single_edits_have_their_referee_in_the_report(tmp_path):
+    assert explore(tmp_path, "--strategy", "exact", "--evaluations", "9") == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "Greedy choice is " in text and "Paint(place=" in text
+
+
+def test_other_settings_do_not_go_on_with_a_journal(whole, capsys):
+    assert explore(whole, "--strategy", "random", "--evaluations", "31") == 1
+    assert "evaluations" in capsys.readouterr().err
+
+
+def test_shares_are_of_what_the_first_spec_takes_and_devices_without_limit_take_no_part():
+    problem = beads.study().problem({"late": Limit(0.5)})
+    assert problem.devices.keys() == {"late"}
+    assert problem.devices["late"].limit_ms == 0.5 * beads.late(beads.String(3).initial()).ms
+
+
+def test_caution_holds_more_than_the_mean_against_a_limit(tmp_path):
+    study = beads.study()
+    unsure = dataclasses.replace(study, devices={"one": lambda spec: Latency(1.0, 0.2)})
+    spec = study.space.initial()
+    assert unsure.problem({"one": Limit(1.1, "ms")}).fits(spec)
+    assert not unsure.problem({"one": Limit(1.1, "ms")}, caution=1.0).fits(spec)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "takes first what to search"),
+        ((STUDY,), "no limit is given: --device NAME=LIMIT, of linear, late"),
+        ((STUDY, "--device", "phone=2ms"), "no device phone in this study, which has linear, late"),
+        ((STUDY, "--device", "linear=2"), "budget '2' is neither milliseconds"),
+        ((STUDY, "--device", "linear"), "--device linear: give NAME=LIMIT"),
+        ((STUDY, *LIMITS, "--device", "late=2ms"), "each device once"),
+        ((STUDY, *LIMITS, "--strategy", "guess"), "no 'guess' among nas.strategies"),
+        ((STUDY, *LIMITS, "--evaluations", "0"), "evaluations is 0"),
+        (("tests.cli_recipe:nothing",), "gives a int, not a nas.study.Study"),
+        (("nowhere:study",), "nowhere:study cannot be imported"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_clear_message(words, said, tmp_path, capsys):
+    out = ("--out", str(tmp_path / "out")) if words else ("--seed", "1")
+    assert run(["explore", *words, *out]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_within_the_limits_is_said_so(tmp_path, capsys):
+    words = ["explore", STUDY, "--out", str(tmp_path), "--strategy", "random"]
+    assert run([*words, "--device", "linear=0.5ms"]) == 1
+    assert "None of them keeps to all limits" in capsys.readouterr().out
+
+
+def test_a_study_is_no_recipe_and_is_told_where_it_belongs(capsys):
+    assert run(["search", STUDY]) == 1
+    assert "returned a Study, not a Recipe; a Study is for nas explore" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_two_workers_on_ray_find_what_one_process_does(whole, tmp_path):
+    words = ("--strategy", "random", "--evaluations", "30", "--on", "ray", "--workers", "2")
+    assert explore(tmp_path, *words) == 0
+    assert entries(tmp_path) == entries(whole)
+    ours, others = (
+        json.loads((out / "journal.jsonl").read_text().splitlines()[0]) for out in (whole, tmp_path)
+    )
+    assert ours == others
