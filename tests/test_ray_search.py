@@ -125,7 +125,7 @@ def test_candidates_that_kill_or_hang_or_score_no_number_are_done_without(cluste
 # A cluster that was started for a search ends with it.
 
 
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
