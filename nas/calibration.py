@@ -24,9 +24,8 @@ def recorded(
     """What the blocks of a network for these `inputs` see on so many noised pictures, at all
     diffusion steps alike. Of fewer pictures, on all of them."""
     chosen = np.random.default_rng(0).permutation(len(pixels))[:rows]
-    batch = Batch(
-        pipeline.latents(pixels[chosen]), pipeline.conditioning([prompts[r] for r in chosen]), {}
-    )
+    captions = [prompts[int(row)] for row in chosen]
+    batch = Batch(pipeline.latents(pixels[chosen]), pipeline.conditioning(captions), {})
     # Stratified times would put early steps into one half and late ones into the other.
     values, target = noised(pipeline.schedule, {}, batch, jax.random.key(0))
     order = np.random.default_rng(1).permutation(len(chosen))

@@ -43,12 +43,16 @@ class Model:
     """
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], *, root: tuple[str, ...] = ()):
+        graphs: list[nnx.GraphDef[Any]] = []
+
         def parts() -> Any:
             # `nnx.eval_shape` would go through the module three times for this.
-            self.graph, state = nnx.split(build(_Rngs(0)))
+            graph, state = nnx.split(build(_Rngs(0)))
+            graphs.append(graph)
             return state
 
         flat = dict(nnx.to_flat_state(jax.eval_shape(parts)))
+        (self.graph,) = graphs
         self._paths = {".".join(str(key) for key in path[len(root) :]): path for path in flat}
         self._kinds = {name: flat[path] for name, path in self._paths.items()}
         self.shapes: dict[str, jax.ShapeDtypeStruct] = {

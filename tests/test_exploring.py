@@ -275,6 +275,7 @@ def asked(out: Path, *edits: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.slow
 def test_the_command_searches_for_several_devices(tmp_path, capsys):
     assert run(asked(tmp_path, "Remove")) == 0, capsys.readouterr().err
     said = capsys.readouterr().out

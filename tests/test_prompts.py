@@ -114,6 +114,7 @@ def finished(xl_folders, tmp_path_factory):
     return recipe, folder, steps(recipe, folder)
 
 
+@pytest.mark.slow
 def test_a_search_makes_a_pipeline_with_two_encoders_within_its_budget(finished, xl_pipeline):
     _, folder, state = finished
     found, space = Pipeline.load(folder / "pipeline"), tiny.unet_space(tiny.XL_UNET)
@@ -128,6 +129,7 @@ def test_a_search_makes_a_pipeline_with_two_encoders_within_its_budget(finished,
     assert not np.array_equal(found.unet[name], xl_pipeline.unet[name])
 
 
+@pytest.mark.slow
 def test_both_encoders_are_priced(finished):
     _, folder, _ = finished
     (profile,) = (x["outcome"] for x in outcomes(folder)[1:] if "picture" in x["outcome"])
@@ -143,6 +145,7 @@ def test_the_seed_is_saved_with_all_of_its_parts(xl_pipeline, tmp_path):
     assert same_files(tmp_path, xl_pipeline.folder)
 
 
+@pytest.mark.slow
 def test_pictures_depend_on_all_that_the_network_reads(finished, xl_pipeline, tmp_path):
     recipe, _, _ = finished
     performer = Performer(recipe, tmp_path)

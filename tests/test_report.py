@@ -435,7 +435,7 @@ def test_pictures_stand_beside_each_other_under_their_prompt(tmp_path: Path) -> 
 
 
 def test_every_prompt_has_its_pair(kept: Story) -> None:
-    text = pictures.pictures(kept)
+    text = pictures.pictures(kept.folder)
     assert text.count("<figure>") == len(made_up.PROMPTS) and text.count("<img") == 16
     assert text.index("before: a red fox") < text.index("after: a red fox") < text.index("tea pot")
     before, after = (

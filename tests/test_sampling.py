@@ -12,7 +12,7 @@ SMALL = Sizes(least=1e8, most=2e9, latents=(8, 16))
 @pytest.fixture(scope="module")
 def drawn():
     rng = np.random.default_rng(0)
-    return [draw(rng, SMALL) for _ in range(3)]
+    return [draw(rng, SMALL) for _ in range(2)]
 
 
 def test_the_same_seed_draws_the_same_networks(drawn):

@@ -217,6 +217,7 @@ def test_a_search_makes_a_pipeline_within_its_budget(finished):
     assert not any(np.array_equal(found.unet[n], seed.unet[n]) for n in kernels)
 
 
+@pytest.mark.slow
 def test_a_search_killed_in_its_trainings_ends_with_the_same_weights(finished, tmp_path):
     recipe, folder, _ = finished
     with pytest.raises(Killed):  # In robust training, after a checkpoint.

@@ -131,6 +131,7 @@ class TestSD15(UNetLaws):
     space = tiny.unet_space(tiny.NARROW_SD15)
 
 
+@pytest.mark.slow
 class TestSDXL(UNetLaws):
     space = tiny.unet_space(tiny.NARROW_SDXL)
 

@@ -7,7 +7,7 @@ Hypothesis walks through the space by random edits; pytest finds the laws.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -115,14 +115,10 @@ class SpaceLaws:
             gone = weights.keys() - wanted.keys()
             assert gone <= set(found.lost)
             untold = wanted.keys() - weights.keys() - set(found.fresh)
-            assert all(_is_copied(found.weights[name], weights.values()) for name in untold)
+            known = np.concatenate([*map(np.ravel, weights.values()), [0.0, 1.0]])
+            taken = [np.ravel(found.weights[name]) for name in untold]
+            assert np.isin(np.concatenate([*taken, []]), known).all()  # Old numbers, and no other.
         return found.weights
-
-
-def _is_copied(weight: Any, others: Iterable[Any]) -> bool:
-    """Whether a weight is of old numbers, and of zeros and ones, only."""
-    known = np.concatenate([np.ravel(other) for other in others])
-    return bool(np.isin(np.ravel(weight), np.append(known, [0.0, 1.0])).all())
 
 
 def steps(space: SearchSpace[Any], walk: Sequence[int]) -> Iterator[tuple[Any, Action[Any]]]:
