@@ -39,6 +39,7 @@ def surroundings(folders: tiny.Folders) -> dict[str, str]:
         **os.environ,
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(HERE),
+        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "NAS_TEST_MODELS": str(folders.pipeline.parent),
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
