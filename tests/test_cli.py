@@ -47,11 +47,12 @@ def start(folders: tiny.Folders) -> Start:
 
 
 def entries(folder: Path) -> list[Any]:
-    """What the journal says, less what a task cost."""
+    """What the journal says, less what a task cost. Tasks that do not depend on each other are
+    journalled as they end."""
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     for line in lines:
         line.get("outcome", {}).pop("cost", None)
-    return lines
+    return sorted(lines, key=json.dumps)
 
 
 def test_what_diffusers_cannot_express_is_said_with_the_reason(pipeline: Pipeline) -> None:

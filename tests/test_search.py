@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import shutil
 from concurrent.futures import Future
 from pathlib import Path
@@ -226,7 +227,9 @@ def test_a_search_killed_in_its_trainings_ends_with_the_same_weights(finished, t
         steps(recipe, tmp_path, kill=6)
     assert len(outcomes(tmp_path)) < len(outcomes(folder))
     steps(recipe, tmp_path)
-    assert outcomes(tmp_path) == outcomes(folder)
+    # Tasks that do not depend on each other are journalled as they end.
+    found, wanted = (sorted(map(json.dumps, outcomes(place))) for place in (tmp_path, folder))
+    assert found == wanted
     one, other = (Pipeline.load(place / "pipeline").unet for place in (folder, tmp_path))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 

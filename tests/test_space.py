@@ -38,20 +38,20 @@ def renamed(spec: UNetSpec) -> UNetSpec:
 class UNetLaws(SpaceLaws):
     space: UNetSpace  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_names_are_not_part_of_the_architecture(self, walk):
         spec = walked(self.space, walk)
         assert renamed(spec) == spec and hash(renamed(spec)) == hash(spec)
         assert repr(renamed(spec)) != repr(spec)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_names_are_unique(self, walk):
         names = [step.name for step in lower(walked(self.space, walk))]
         assert len(set(names)) == len(names)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_skips_balance(self, walk):
         spec = walked(self.space, walk)
@@ -60,7 +60,7 @@ class UNetLaws(SpaceLaws):
         assert pushed == sum(len(stage.layers) for stage in spec.up)
         assert changes == sum(stage.resample is not None for stage in spec.up)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_removals_commute(self, walk):
         spec = walked(self.space, walk)
@@ -69,7 +69,7 @@ class UNetLaws(SpaceLaws):
             one, other = tiny.without(spec, first, second), tiny.without(spec, second, first)
             assert repr(one) == repr(other)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_a_block_may_be_removed_if_and_only_if_it_keeps_its_shape(self, walk):
         spec = walked(self.space, walk)
@@ -80,7 +80,7 @@ class UNetLaws(SpaceLaws):
             assert legal == (output(call) == call.inputs[0])
             assert legal == (block.name in removable(spec, self.space.inputs))
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_removals_leave_what_else_is_removable(self, walk):
         spec = walked(self.space, walk)
@@ -89,7 +89,7 @@ class UNetLaws(SpaceLaws):
             left = removable(Remove(block).apply(spec), self.space.inputs)
             assert left == tuple(name for name in legal if name != block)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_copies_are_made_only_where_a_layer_has_room(self, walk):
         space = dataclasses.replace(self.space, depth=2)
@@ -113,7 +113,7 @@ class UNetLaws(SpaceLaws):
         with pytest.raises(ValueError, match=r"no block gone; .*down_blocks\.0\.resnets\.0"):
             action.apply(self.space.seed)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_copies_have_names_that_are_free(self, walk):
         spec = walked(self.space, walk)

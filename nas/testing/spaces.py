@@ -29,7 +29,7 @@ walks = st.lists(st.integers(0, 10**6), max_size=24)
 class SpaceLaws:
     space: ClassVar[SearchSpace[Any]]
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_a_legal_edit_changes_the_architecture_and_keeps_its_interface(self, walk):
         for spec, action in steps(self.space, walk):
@@ -37,7 +37,7 @@ class SpaceLaws:
             assert edited != spec
             assert _result(self.space, edited) == _result(self.space, spec)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_an_edit_and_its_inverse_give_the_spec_back(self, walk):
         for spec, action in steps(self.space, walk):
@@ -47,7 +47,7 @@ class SpaceLaws:
                 assert repr(back.apply(edited)) == repr(spec)  # Names are not compared by `==`.
                 assert self.space.illegal(edited, back) is None
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_edits_are_pure(self, walk):
         for spec, action in steps(self.space, walk):
@@ -55,7 +55,7 @@ class SpaceLaws:
             assert repr(action.apply(spec)) == repr(action.apply(spec))
             assert (repr(spec), repr(action)) == before
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_specs_and_edits_survive_json(self, walk):
         for spec, action in steps(self.space, walk):
@@ -63,7 +63,7 @@ class SpaceLaws:
                 found = decode(json.loads(json.dumps(encode(value))))
                 assert found == value and repr(found) == repr(value)
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_equal_specs_hash_equal_and_lower_to_equal_calls(self, walk):
         spec = walked(self.space, walk)
@@ -72,7 +72,7 @@ class SpaceLaws:
         ours, theirs = (calls(self.space.lower(s), self.space.inputs) for s in (spec, again))
         assert list(ours.values()) == list(theirs.values())
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(walks)
     def test_an_edit_that_is_not_legal_has_a_reason(self, walk):
         spec = walked(self.space, walk)
