@@ -1,12 +1,15 @@
 """The command line. Each command is a module of `nas.commands`, imported when it is called."""
 
+import contextlib
 import gc
 import importlib
 import os
 import pkgutil
 import signal
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 # What the C library's malloc does with large arrays: it gives them huge pages, and keeps what is
 # freed. Otherwise a pass on CPU has its memory given back and cleared anew by the kernel again and
@@ -46,6 +49,11 @@ devices` lists, or the folder of a model that `nas latency fit` wrote.
 """
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 1.0  # Seconds for what runs to end before it is said that it has not.
+BYTES = 4096
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM came. No `except Exception` on the way out may take it for a failure."""
 
@@ -77,16 +85,60 @@ def run(arguments: list[str]) -> int:
 
 def guarded(command: Callable[[], int]) -> int:
     """The exit status of a command. SIGINT and SIGTERM interrupt it; every error is one message."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, _interrupt)
     try:
-        return command()
+        with _twice_ends_at_once():
+            return command()
     except (ValueError, OSError) as error:
         print(f"nas: {error}", file=sys.stderr)
         return 1
     except Interrupted:
         print("\nnas: interrupted; nothing is lost: the same command goes on", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _twice_ends_at_once() -> Iterator[None]:
+    """Has a second signal end the process, whatever it does.
+
+    Python handles a signal between two steps of its own, and a compiler that was called may take
+    minutes. What was journalled is stored by then, and locks are the system's.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(ours, over), daemon=True).start()
+    before = signal.set_wakeup_fd(theirs.fileno())
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        theirs.close()
+
+
+def _watch(signals: socket.socket, over: threading.Event) -> None:
+    """Ends the process at the second signal, until the other end is closed."""
+    with signals:
+        if _came(signals) and not over.wait(PATIENCE):
+            with contextlib.suppress(BlockingIOError):
+                signals.recv(BYTES, socket.MSG_DONTWAIT)  # `timeout` and others ask twice at once.
+            print(
+                "\nnas: interrupted; what runs ends first, or at once if asked again",
+                file=sys.stderr,
+                flush=True,
+            )
+            if _came(signals):
+                os._exit(130)
+
+
+def _came(signals: socket.socket) -> bool:
+    """Waits; whether it was a signal, and not the end."""
+    while numbers := signals.recv(BYTES):
+        if not set(SIGNALS).isdisjoint(numbers):
+            return True
+    return False
 
 
 def _command(name: str):

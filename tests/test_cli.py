@@ -141,6 +141,37 @@ def test_an_interrupted_search_says_how_to_go_on(
     assert "nothing is lost" in complained and "Traceback" not in complained
 
 
+STUCK = """
+import ctypes, sys
+from nas import cli
+
+def compiling():
+    # Locked twice: what no signal wakes, as in a compiler.
+    locked, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(locked)
+    print("compiling", flush=True)
+    lock(locked)
+
+sys.exit(cli.guarded(compiling))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interruption_ends_at_once_what_hears_none(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "compiling\n"
+    for _ in range(2):  # As `timeout` does, which is one interruption.
+        process.send_signal(number)
+    assert process.stderr and process.stderr.readline() == "\n"
+    assert "at once if asked again" in process.stderr.readline()
+    assert process.poll() is None
+    process.send_signal(number)
+    process.communicate(timeout=300)
+    assert process.returncode == 130
+
+
 @pytest.mark.slow
 def test_a_search_killed_at_random_moments_ends_as_one_that_was_not(
     start: Start, tmp_path: Path
