@@ -1,5 +1,6 @@
 """The journal: JSON lines that are only ever appended to, and the only record of a search."""
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,8 +31,8 @@ class Journal:
         self._log = log(path)
         asked = {"journal": VERSION, **header}
         try:
-            if (found := next(read_lines(path), None)) is not None:
-                _same(path, found, asked)  # Before anybody is kept waiting for a lock.
+            if there := [*itertools.islice(read_lines(path), 2)]:
+                _same(path, there[0], asked, len(there) > 1)  # Before anybody waits for a lock.
             self._log.take()
             self._entries = self._begin(asked)
         except BaseException:
@@ -43,7 +44,7 @@ class Journal:
         if not any(read_lines(self.path)):
             self._write(header)
         found, entries = read(self.path)
-        _same(self.path, found, header)
+        _same(self.path, found, header, bool(entries))
         return entries
 
     def __iter__(self) -> Iterator[Entry]:
@@ -116,17 +117,19 @@ def entry(line: Mapping[str, Any]) -> Entry:
     return decode(line["task"]), line["outcome"]
 
 
-def _same(path: Place, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raises `ValueError` naming the settings in which the journal's header differs."""
+def _same(path: Place, found: Mapping[str, Any], asked: Mapping[str, Any], begun: bool) -> None:
+    """Raises `ValueError` naming the settings in which the journal's header differs, and what can
+    be done about it: one with entries, that has `begun`, is nothing to be deleted."""
     there, here = dict(flat(found)), dict(flat(json.loads(json.dumps(asked))))
     differing = sorted(n for n in there.keys() | here.keys() if there.get(n) != here.get(n))
     if differing:
         shown = "; ".join(
             f"{n}: {_told(there.get(n))} there, {_told(here.get(n))} here" for n in differing
         )
+        or_else = "" if begun else ", or delete it: no task of it is finished"
         raise ValueError(
             f"{path} is the journal of another search ({shown[:600]}); "
-            "repeat its settings to go on with it, or choose another folder"
+            f"repeat its settings to go on with it, or choose another folder{or_else}"
         )
 
 

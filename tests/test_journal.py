@@ -197,6 +197,14 @@ def test_a_journal_of_other_settings_is_refused_with_their_names(path, header, m
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(("known", "told"), [([], True), (ENTRIES[:1], False)])
+def test_only_a_journal_without_entries_is_said_to_be_deletable(path, known, told):
+    write(path, known)
+    with pytest.raises(ValueError, match="choose another folder") as refused:
+        Journal(path, {**HEADER, "seed": 1})
+    assert ("delete it" in str(refused.value)) == told
+
+
 def test_a_refused_journal_can_be_opened_at_once(path):
     write(path)
     try:
