@@ -207,7 +207,7 @@ class StandIn:
 
 
 class Forecast(NamedTuple):
-    """An estimate of what a search takes. Seconds are of the virtual clock, or of workers."""
+    """An estimate of what a search takes, in seconds of the virtual clock and of hosts."""
 
     rounds: int
     scores: int
@@ -224,7 +224,7 @@ class Forecast(NamedTuple):
 
     @property
     def held(self) -> float:
-        """Seconds of workers that are paid for."""
+        """Seconds of hosts that are paid for."""
         pools = (self.scoring, self.training) if self.same else self[8:11]
         return sum(spent.held for spent in pools)
 
@@ -286,6 +286,10 @@ def forecast(
     scores = sum(isinstance(each.task, Score) for each in done)
     pictures = scores * recipe.sampling.prompts
     supernets = len({lower(network.supernet) for network in state.networks})
+
+    def spent(pool: Pool) -> Spent:
+        return hosts.spent_by(pool).on(pool.hosts)
+
     return Forecast(
         rounds=len(state.decisions),
         scores=scores,
@@ -295,9 +299,9 @@ def forecast(
         programs=supernets * (_workers(pools.scoring) + 1),
         calls=len(ours.calls),
         seconds=hosts.clock,
-        scoring=hosts.spent_by(pools.scoring),
-        training=hosts.spent_by(pools.training),
-        measuring=hosts.spent_by(pools.measuring),
+        scoring=spent(pools.scoring),
+        training=spent(pools.training),
+        measuring=spent(pools.measuring),
         same=pools.training == pools.measuring,
     )
 

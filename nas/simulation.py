@@ -82,6 +82,11 @@ class Spent:
         """Share of what is paid for that was useful."""
         return self.useful / self.held if self.held else 0.0
 
+    def on(self, hosts: int) -> "Spent":
+        """The same in seconds of hosts, of which each worker holds so many."""
+        seconds = {n: hosts * getattr(self, n) for n in ("held", "starting", "useful", "lost")}
+        return dataclasses.replace(self, **seconds)
+
 
 @dataclasses.dataclass(eq=False)
 class _Place(Generic[W]):

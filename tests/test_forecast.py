@@ -63,6 +63,15 @@ def test_more_workers_take_less_time_and_what_goes_wrong_takes_more(folders, fou
     assert hard.scoring.lost + hard.training.lost > 0 and hard.held > found.held
 
 
+def test_a_worker_that_spans_hosts_is_paid_for_on_each(folders, found):
+    once = recipe(folders)
+    pools = dataclasses.replace(once.pools, training=Pool(cpus=1.0, hosts=3))
+    several = forecast(dataclasses.replace(once, pools=pools), TIMES)
+    assert several.scoring.useful == found.scoring.useful
+    assert several.training.useful == pytest.approx(3 * found.steps * 3.0)
+    assert several.measuring.useful == pytest.approx(100.0 + 20.0)
+
+
 def test_a_forecast_is_the_same_again(folders, found):
     assert forecast(recipe(folders), TIMES) == found
 

@@ -50,7 +50,7 @@ class Settings:
     spread: float | None = None
     """Standard deviation over prompts of a score without a block against that with it."""
     price: float | None = None
-    """Money for an hour of a worker."""
+    """Money for an hour of a worker's host, of which one that trains may have several."""
     training_price: float | None = None
     """The same for a worker that trains or measures; by default as for one that scores."""
 
