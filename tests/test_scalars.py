@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from nas.cli import run
 from nas.evolution import Evolution, Measure, Score, Train
 from nas.journal import Journal
-from nas.scalars import Scalars
-from nas.search import search
+from nas.scalars import Scalars, evolved, explored
+from nas.search import replay, search
+from nas.strategies.exploration import Trial
 from tests import story as made_up
+from tests import test_exploring as exploring
 from tests import tiny
 
 pytest.importorskip("tensorboardX")
@@ -25,7 +28,7 @@ def searched(folder: Path, tasks: int = 10**6) -> Evolution:
     performer = made_up.Performer(space)
     with (
         Journal(folder / "journal.jsonl", made_up.HEADER) as journal,
-        Scalars(folder / "board", "run") as scalars,
+        Scalars(folder / "board", "run", evolved) as scalars,
     ):
         scalars.begin(strategy, journal)
         found = search(strategy, performer, journal)
@@ -40,6 +43,11 @@ def board(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events.Reload()
     names = events.Tags()["scalars"]
     return {name: [(each.step, each.value) for each in events.Scalars(name)] for name in names}
+
+
+def near(trial: Trial):
+    assert trial.quality
+    return pytest.approx(trial.quality.mean)
 
 
 def test_tensorboard_reads_scores_latencies_budget_and_losses(tmp_path):
@@ -72,6 +80,46 @@ def test_a_search_that_is_gone_on_with_has_every_point_once(tmp_path):
     assert board(tmp_path / "often") == board(tmp_path / "once")
 
 
+def test_candidates_have_their_quality_and_latencies_on_every_device(tmp_path):
+    strategy = exploring.strategy(exploring.Random(), 4)
+    with (
+        Journal(tmp_path / "journal.jsonl", {}) as journal,
+        Scalars(tmp_path / "board", "run", explored) as scalars,
+    ):
+        scalars.begin(strategy, journal)
+        for done in search(strategy, exploring.Fake(), journal):
+            scalars.add(done)
+        state = replay(strategy, journal)
+    found, ended = board(tmp_path), state.explored
+    assert state.search and ended
+    trials = [trial for trial in ended.trials if trial.quality]
+    steps = [trial.number + 1 for trial in trials]
+    assert len(steps) == 4
+    assert found["quality/candidate"] == list(zip(steps, map(near, trials), strict=True))
+    assert found["quality/best_within_limits"][-1][1] == pytest.approx(
+        state.search.best(ended).quality.mean
+    )
+    for name in exploring.LIMITS:
+        latencies = [strategy.predict(state, t.spec.spec, name).ms for t in trials]
+        assert [x for _, x in found[f"latency/{name}/candidate_ms"]] == pytest.approx(latencies)
+        assert found[f"latency/{name}/whole_ms"][-1][0] == state.current
+        assert found[f"latency/{name}/budget_ms"] == [
+            (0, pytest.approx(strategy.limit_ms(state, name)))
+        ]
+    assert [n for n, _ in found["loss/training"]] == [1, state.current]
+
+
+def test_a_space_of_ones_own_has_its_points_too(tmp_path, here):
+    words = ["explore", "tests.beads:study", "--strategy", "random", "--evaluations", "5"]
+    out = ["--out", str(tmp_path / "run"), "--tensorboard", str(tmp_path / "board")]
+    assert run([*words, "--device", "linear=4.5ms", "--price", "2", *out]) == 0
+    found = board(tmp_path)
+    assert len(found["quality/candidate"]) == len(found["latency/linear/candidate_ms"]) == 5
+    best = [value for _, value in found["quality/best_within_limits"]]
+    assert best == sorted(best)
+    assert "at 2 an hour" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_what_other_programs_wrote_there_is_left(tmp_path):
     other = tmp_path / "board" / "run" / "events.out.tfevents.1.host"
     other.parent.mkdir(parents=True)
@@ -83,4 +131,4 @@ def test_what_other_programs_wrote_there_is_left(tmp_path):
 def test_without_the_package_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ValueError, match=r"--tensorboard needs.*pip install 'nas\[tensorboard\]'"):
-        Scalars(tmp_path, "run")
+        Scalars(tmp_path, "run", evolved)

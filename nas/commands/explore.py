@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from nas import recipe as recipes
+from nas import scalars
 from nas.commands.search import PLACE
-from nas.executors import Executor, Here, Pool
+from nas.executors import TRIES, Executor, Here, Pool
 from nas.exploring import Limit
 from nas.journal import Journal
 from nas.places import Place
-from nas.report import studied
+from nas.report import studied, timeline
 from nas.report.studied import Studied
+from nas.scalars import Scalars
 from nas.search import Done, replay, search_abreast
 from nas.strategies.exploration import Exploration
 from nas.study import Evaluators, Study, load
@@ -52,10 +54,22 @@ class Settings:
     """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
     workers: int | None = None
     """Workers on Ray, each of one core; by default as many as there is room for."""
+    tries: int = TRIES
+    """How often evaluating a shard may kill its worker or raise before its candidate is given up.
+    """
+    tensorboard: Path | None = None
+    """Folder for TensorBoard, in which the search is a run by the name of --out: quality and
+    latencies by candidate."""
+    price: float | None = None
+    """What a worker costs an hour; the report then says what the search cost."""
 
     def __post_init__(self) -> None:
         if self.on == "here" and (self.address, self.workers) != (None, None):
             raise ValueError("--address and --workers are for --on ray")
+        if self.tries < 1:
+            raise ValueError(f"--tries is {self.tries}; it must be one or more")
+        if self.price is not None:
+            timeline.check_price(self.price)
 
     def exploration(self, study: Study) -> Exploration:
         """The search that is asked for. Raises `ValueError` on what there is not."""
@@ -110,10 +124,16 @@ def _explore(settings: Settings, path: str) -> int:
     study = load(path)
     strategy = settings.exploration(study)
     timings = Timings()
-    with (
-        _workers(settings, path, study, timings) as executor,
-        Journal(settings.out / "journal.jsonl", settings.header(path)) as journal,
-    ):
+    with contextlib.ExitStack() as ended:
+        board = None
+        if settings.tensorboard is not None:
+            name = settings.out.name
+            board = ended.enter_context(Scalars(settings.tensorboard, name, scalars.candidates))
+        executor = ended.enter_context(_workers(settings, path, study, timings))
+        header = settings.header(path)
+        journal = ended.enter_context(Journal(settings.out / "journal.jsonl", header))
+        if board:
+            board.begin(strategy, journal)
         state = replay(strategy, journal)
         if len(journal):
             print(f"going on after {len(journal)} finished tasks", flush=True)
@@ -122,8 +142,10 @@ def _explore(settings: Settings, path: str) -> int:
             for done in search_abreast(strategy, Evaluators(executor, pool), journal):
                 state = done.state
                 _say(strategy, done)
+                if board:
+                    board.add(done)
     story = Studied.read(settings.out, strategy)
-    print(f"\n{studied.summary(story)}\n\nreport    {studied.write(story)}")
+    print(f"\n{studied.summary(story)}\n\nreport    {studied.write(story, price=settings.price)}")
     return 0 if strategy.best(state) else 1
 
 
@@ -131,15 +153,16 @@ def _explore(settings: Settings, path: str) -> int:
 def _workers(
     settings: Settings, path: str, study: Study, timings: Timings
 ) -> Iterator[Executor[Study]]:
+    tries = settings.tries
     if settings.on == "here":
-        with Here(study, observer=timings) as executor:
+        with Here(study, tries=tries, observer=timings) as executor:
             yield executor
         return
     from nas.on_ray import OnRay
 
-    make = functools.partial(load, path)
-    with OnRay(make, address=settings.address, cpus=settings.workers, observer=timings) as executor:
-        yield executor
+    make, cpus = functools.partial(load, path), settings.workers
+    with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=timings) as ray:
+        yield ray
 
 
 def _say(strategy: Exploration, done: Done) -> None:

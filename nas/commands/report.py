@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     if "study" in header:
         path, settings = explore.asked(header, folder)
         story = Studied.read(folder, settings.exploration(study.load(path)))
-        print(f"{studied.summary(story)}\n\nreport    {studied.write(story)}")
+        print(f"{studied.summary(story)}\n\nreport    {studied.write(story, price=asked.price)}")
         return 0
     header, _ = journal_of(folder)
     pipeline = Pipeline.load(Path(header["pipeline"]))

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import tyro
@@ -13,7 +13,7 @@ import tyro
 from latency_models.bench import Bench, LocalBench
 from latency_models.provenance import Provenance
 from latency_models.runtimes import CACHE
-from nas import devices
+from nas import devices, scalars
 from nas import recipe as recipes
 from nas.conduct import Conductor, in_process
 from nas.devices import RuntimeName
@@ -31,7 +31,7 @@ from nas.recipe import Exploration, Pools, Recipe, Sampling, Search, Training
 from nas.report import explored, page, timeline
 from nas.report.explored import Explored
 from nas.report.story import Story
-from nas.scalars import Scalars
+from nas.scalars import Points, Scalars
 from nas.search import replay, search_abreast
 from nas.timings import Timings
 from search_spaces.unet import UNetSpec
@@ -56,6 +56,20 @@ OF_RECIPE = (
 )
 HERE = "here"
 """What this machine is called among devices."""
+
+
+class Telling(NamedTuple):
+    """How the journal of one kind of search is told: read, in a few lines, as a report, and in
+    scalars."""
+
+    read: Callable[[Place, Any], Any]
+    summary: Callable[[Any], str]
+    write: Callable[..., Place]
+    points: Points
+
+
+EVOLVED = Telling(Story.read, page.summary, page.write, scalars.evolved)
+EXPLORED = Telling(Explored.read, explored.summary, explored.write, scalars.explored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +110,7 @@ class Settings:
     """
     tensorboard: Path | None = None
     """Folder for TensorBoard, in which the search is a run by the name of --out: scores, latency,
-    budget and losses by round."""
+    budget and losses by round, or by candidate."""
     price: float | None = None
     """What a worker costs an hour; the report then says what the search cost."""
 
@@ -111,11 +125,6 @@ class Settings:
                 f"--device {' --device '.join(self.device)}: Algorithm 1's own run holds the "
                 "--budget on one device; several, or budgets of their own, take a --strategy, "
                 "of which greedy is Algorithm 1 without training between rounds"
-            )
-        if self.exploration.strategy and self.tensorboard:
-            raise ValueError(
-                "--tensorboard follows Algorithm 1's own run; with --strategy, leave it out and "
-                "read the report"
             )
         if self.price is not None:
             timeline.check_price(self.price)
@@ -244,12 +253,14 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     explores = recipe.exploration.strategy is not None
     if explores:
         recipe.exploration.policy()
+    telling = EXPLORED if explores else EVOLVED
     timings = Timings()
     live = (LiveExploring if explores else Live)(rates=timings.rates)
     with contextlib.ExitStack() as ended:
-        scalars = None
+        board = None
         if settings.tensorboard is not None:
-            scalars = ended.enter_context(Scalars(settings.tensorboard, settings.out.name))
+            name = settings.out.name
+            board = ended.enter_context(Scalars(settings.tensorboard, name, telling.points))
         there = ended.enter_context(workers(path, settings, recipe.pools, timings))
         ours = Performer(recipe, settings.out, live.watch)
         conductor = Conductor(ours, there, timings=timings) if there else in_process(ours, timings)
@@ -267,11 +278,11 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
         )
         header = settings.header(path, recipe)
         with Journal(settings.out / "journal.jsonl", header) as journal, live:
-            if scalars:
-                scalars.begin(strategy, journal)
+            if board:
+                board.begin(strategy, journal)
             state = replay(strategy, journal)
             if not strategy.ask(state) and ours.delivered:
-                return _already_finished(settings.out, strategy)
+                return _already_finished(settings.out, strategy, telling)
             with timings.recorded(settings.out):
                 known = {name: conductor.provenance(name) for name in recipe.devices or (None,)}
                 _same_devices(journal, known)
@@ -279,35 +290,21 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
                 for done in search_abreast(strategy, conductor, journal):
                     state = done.state
                     live.advance(done)
-                    if scalars:
-                        scalars.add(done)
+                    if board:
+                        board.add(done)
                 if not explores or strategy.found(state):
                     live.watch("pictures and report", 0.0)
                     journal.check()
                     conductor.deliver(state)
-    story = _told(settings.out, strategy)
-    _write(story, settings.price)
-    print(f"\n{_summary(story)}\n")
+    story = telling.read(settings.out, strategy)
+    telling.write(story, price=settings.price)
+    print(f"\n{telling.summary(story)}\n")
     if ours.delivered:
         print(f"pipeline  {settings.out / 'pipeline'}")
     print(f"report    {settings.out / 'report.html'}")
     if ours.delivered:
         print(form(story.state.networks[story.state.current].spec))
     return 0 if story.kept else 1
-
-
-def _write(story: Story | Explored, price: float | None = None) -> Place:
-    write = page.write if isinstance(story, Story) else explored.write
-    return write(story, price=price)  # pyright: ignore[reportArgumentType]
-
-
-def _summary(story: Story | Explored) -> str:
-    return page.summary(story) if isinstance(story, Story) else explored.summary(story)
-
-
-def _told(folder: Place, strategy: Evolution | Exploring) -> Story | Explored:
-    reader = Story if isinstance(strategy, Evolution) else Explored
-    return reader.read(folder, strategy)  # pyright: ignore[reportArgumentType]
 
 
 def form(spec: UNetSpec) -> str:
@@ -334,11 +331,13 @@ def _same_devices(journal: Journal, here: Mapping[str | None, Provenance]) -> No
             )
 
 
-def _already_finished(folder: Place, strategy: Evolution | Exploring) -> int:
-    story = _told(folder, strategy)
+def _already_finished(folder: Place, strategy: Any, telling: Telling) -> int:
+    story = telling.read(folder, strategy)
     if not (folder / "report.html").exists():
-        _write(story)
-    print(f"{_summary(story)}\n\n{folder} holds this finished search, which is left as it is.")
+        telling.write(story)
+    print(
+        f"{telling.summary(story)}\n\n{folder} holds this finished search, which is left as it is."
+    )
     print(form(story.state.networks[story.state.current].spec))
     print("To search anew, choose another folder with --out, or delete this one.")
     return 0 if story.kept else 1

@@ -33,8 +33,9 @@ class Studied:
         return cls(folder, header, strategy, state)
 
 
-def write(story: Studied) -> Place:
-    """Writes `report.html` into the search's folder and returns its path."""
+def write(story: Studied, *, price: float | None = None) -> Place:
+    """Writes `report.html` into the search's folder and returns its path. With the `price` of a
+    worker's hour it says what the search cost."""
     search, state = story.strategy, story.state
     sessions = timings.read(story.folder)
     title = f"Architecture search {story.header['study']}"
@@ -45,6 +46,7 @@ def write(story: Studied) -> Place:
         page.section("Single edits, put together", single(search, state)),
         page.section("Every candidate", candidates(search, state.trials)),
         page.section("Who did what when", timeline.section(sessions)),
+        page.section("What the search cost", timeline.cost(sessions, price) if sessions else ""),
         page.section(
             "Settings",
             tables.table(
