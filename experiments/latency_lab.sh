@@ -22,6 +22,6 @@ for runtime in ${RUNTIMES:-xla onnxruntime litert}; do
     $nas latency fit "$file.json" --out "$file"
     profile --runtime "$runtime" --edited "${CHECKED:-12}" --seed 1 --blocks 0 \
         --beside "$file.json" --out "$file-held-out.json"
-    $nas latency check "$file" "$file-held-out.json"
+    $nas latency check "$file" "$file-held-out.json" --without "$file.json"
     $nas latency predict "$file" "$network"
 done

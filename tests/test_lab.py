@@ -1,6 +1,7 @@
 """The latency lab by its commands: measured, fitted, checked, predicted, sent out and read back."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,21 @@ def test_a_model_is_fitted_checked_and_asked(tmp_path, folders, file, capsys, me
     assert str(predicted) in shown and f"{predicted.ms + 2 * predicted.std:.3f} ms" in shown
     measured = store.load(file).networks[0].latency.ms
     assert predicted.ms == pytest.approx(measured, rel=0.1)
+
+
+def test_a_model_is_checked_on_what_it_was_not_fitted_to(tmp_path, folders, file, capsys):
+    out, some = tmp_path / "model", tmp_path / "some.json"
+    there = store.load(file)
+    assert run("latency", "fit", file, "--out", out) == 0
+    capsys.readouterr()
+    assert run("latency", "check", out, file, "--without", file) == 1
+    assert "all that was measured is in" in capsys.readouterr().err
+    half = dict(list(there.table.rows.items())[::2])
+    store.write(some, there.provenance, Table(half), there.networks)
+    assert run("latency", "check", out, file, "--without", some) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"^ *calls +{len(there.table.rows) - len(half)} ", shown, re.MULTILINE)
+    assert re.search(r"^ *networks +0 ", shown, re.MULTILINE)
 
 
 def test_a_device_is_learnt_from_a_few_calls_and_other_devices(tmp_path, folders, file, capsys):

@@ -10,6 +10,8 @@ from rich.table import Table as Grid
 
 from latency_models import check, fewshot, fitting, saved, store
 from latency_models.check import Errors, Pair
+from latency_models.store import Measurements
+from latency_models.table import Table
 from nas import describe, devices, plugins
 from nas.report import plots
 from search_spaces.program import calls
@@ -58,6 +60,8 @@ class Check:
     """Folder of the model."""
     measurements: tyro.conf.Positional[Path]
     """File that `nas profile` wrote."""
+    without: tuple[Path, ...] = ()
+    """Files that the model was fitted to: what is in them, too, is left out."""
     worst: int = 10
     """How many of the worst predictions are listed."""
     out: Path | None = None
@@ -137,7 +141,7 @@ def _adapt(asked: Adapt, console: Console) -> None:
 
 def _check(asked: Check, console: Console) -> None:
     model, card = saved.load(asked.model)
-    found = store.load(asked.measurements)
+    found = _unseen(store.load(asked.measurements), asked.without)
     console.print(f"model of {card['method']} for {_where(card)}")
     console.print(f"measured: {found.provenance}")
     priced, refused = check.of_calls(model.alone, found.table)
@@ -164,6 +168,18 @@ def _check(asked: Check, console: Console) -> None:
     points = {n: [(p.measured.ms, p.predicted.ms) for p in pairs] for n, pairs in both.items()}
     (out / "agreement.svg").write_text(plots.agreement(points))
     console.print(f"\nplots  {out / 'reliability.svg'}, {out / 'agreement.svg'}")
+
+
+def _unseen(found: Measurements, files: tuple[Path, ...]) -> Measurements:
+    """What was measured that is in none of the files. Raises `ValueError` where that is nothing."""
+    seen = [store.load(path) for path in files]
+    calls = {call for known in seen for call in known.table.rows}
+    wholes = [network.whole for known in seen for network in known.networks]
+    rows = {call: row for call, row in found.table.rows.items() if call not in calls}
+    networks = tuple(network for network in found.networks if network.whole not in wholes)
+    if not rows and not networks:
+        raise ValueError(f"all that was measured is in {' '.join(map(str, files))}, too")
+    return Measurements(found.provenance, Table(rows), networks)
 
 
 def _predict(asked: Predict, console: Console) -> None:
