@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -24,6 +24,9 @@ from search_spaces.program import Program
 
 # Is told what is being done ("compile", "measure") and the share of it that is done.
 Progress: TypeAlias = Callable[[str, float], None]
+
+# Runs once; the milliseconds it took.
+Timer: TypeAlias = Callable[[], float]
 
 # Milliseconds of one run, by the number of the round they were taken in.
 Rounds: TypeAlias = dict[int, np.ndarray]
@@ -169,8 +172,12 @@ def measure_all(
     plan: Plan = PLAN,
     progress: Progress | None = None,
     yardsticks: Mapping[int, float] = MappingProxyType({}),
+    warm: Collection[int] = (),
 ) -> list[Latency]:
     """Latencies of the runs, in their order, measured in turns. A run returns once it is done.
+
+    Those at the indices `warm` run once right before they are timed, so what ran before them does
+    not matter.
 
     `yardsticks` are milliseconds that some runs, by their indices, took when they were measured
     before: with a target, what a round took is divided by what these took in it over what they took
@@ -183,9 +190,10 @@ def measure_all(
     for _, run in itertools.product(range(plan.warmup), runs):
         run()
     begin = plan.clock()
+    timers = [_timer(run, plan.clock, warm=i in warm) for i, run in enumerate(runs)]
     rounds: list[Rounds] = [{} for _ in runs]
     for number in range(plan.rounds):
-        _round(range(len(runs)), number, runs, rounds, plan, progress)
+        _round(range(len(runs)), number, timers, rounds, plan, progress)
     target = plan.target
     if target is None:
         return [_summary(times, list(times.values())) for times in rounds]
@@ -194,14 +202,14 @@ def measure_all(
         wide = {i for i, latency in enumerate(found) if not _sure(latency, target)}
         if not wide or plan.clock() - begin >= target.limit_s:
             break
-        _round(sorted(wide | yardsticks.keys()), number, runs, rounds, plan, None)
+        _round(sorted(wide | yardsticks.keys()), number, timers, rounds, plan, None)
     return _meaningful(rounds, target, yardsticks, _rise(heat, plan.throttled()))
 
 
 def _round(
     which: Sequence[int],
     number: int,
-    runs: Sequence[Run],
+    timers: Sequence[Timer],
     rounds: Sequence[Rounds],
     plan: Plan,
     progress: Progress | None,
@@ -210,7 +218,7 @@ def _round(
     if number and plan.pause_s:
         plan.sleep(plan.pause_s)
     turns = []
-    for turn, share in _turns([runs[i] for i in which], plan):
+    for turn, share in _turns([timers[i] for i in which], plan):
         turns.append(turn)
         if progress:
             progress("measure", (number + share) / plan.rounds)
@@ -218,11 +226,11 @@ def _round(
         rounds[i][number] = column
 
 
-def _turns(runs: Sequence[Run], plan: Plan) -> Iterator[tuple[list[float], float]]:
+def _turns(timers: Sequence[Timer], plan: Plan) -> Iterator[tuple[list[float], float]]:
     """Yields the milliseconds of each run, once a turn, and the share of the round that is over."""
     begin, span = plan.clock(), plan.seconds / plan.rounds
     for turn in itertools.count(1):
-        times = [_timed(run, plan.clock) for run in runs]
+        times = [timer() for timer in timers]
         over = (plan.clock() - begin) / span if span > 0 else 1.0
         share = min(1.0, turn / plan.repeats, over)
         yield times, share
@@ -230,10 +238,15 @@ def _turns(runs: Sequence[Run], plan: Plan) -> Iterator[tuple[list[float], float
             return
 
 
-def _timed(run: Run, clock: Callable[[], float]) -> float:
-    start = clock()
-    run()
-    return 1e3 * (clock() - start)
+def _timer(run: Run, clock: Callable[[], float], *, warm: bool) -> Timer:
+    def timed() -> float:
+        if warm:
+            run()
+        start = clock()
+        run()
+        return 1e3 * (clock() - start)
+
+    return timed
 
 
 def _summary(rounds: Rounds, times: Sequence[np.ndarray]) -> Latency:
