@@ -19,7 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from nas.diffusion.pipeline import Pipeline
-from nas.evolution import Score, State, Task
+from nas.evolution import Score, State, Task, Train
 from nas.executors import Here, Pool
 from nas.journal import read
 from nas.on_ray import OnRay
@@ -236,3 +236,27 @@ def test_the_command_makes_the_same_pipeline_on_ray_as_in_one_process(models, tm
     for name in ("before.png", "after.png"):
         pictures = [(tmp_path / out / "pictures" / name).read_bytes() for out in ("here", "ray")]
         assert pictures[0] == pictures[1]
+
+
+def test_a_search_whose_trainer_spans_two_hosts_finds_what_one_process_does(
+    models, tmp_path, capfd
+):
+    def searched(name: str, recipe: str, *where: str) -> tuple[dict[Task, Any], Any]:
+        out = tmp_path / name
+        command = ["search", f"tests.cli_recipe:{recipe}", "--out", str(out), *where]
+        done = subprocess.run([sys.executable, "-m", "nas", *command], check=False)
+        assert done.returncode == 0, capfd.readouterr()
+        return outcomes(out), Pipeline.load(out / "pipeline").unet
+
+    one, alone = searched("here", "recipe")
+    own = {"num_cpus": 2, "resources": {"trainer": 1}}
+    with clusters.cluster(**own) as cluster:
+        cluster.add_node(**own)
+        other, joint = searched("split", "split", "--on", "ray", "--address", cluster.address)
+    assert one.keys() == other.keys() and alone.keys() == joint.keys()
+    # The rows of a batch are summed in another order.
+    for task, outcome in one.items():
+        if isinstance(task, Train):
+            assert other[task]["losses"] == pytest.approx(outcome["losses"], rel=1e-3)
+    for name in alone:
+        np.testing.assert_allclose(joint[name], alone[name], rtol=1e-2, atol=1e-3)
