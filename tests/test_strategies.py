@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from latency_models.latency import Latency
 from nas.strategies import process
+from nas.strategies.drawing import draw as drawn
 from nas.strategies.drawing import mutant
 from nas.strategies.exact import Exact, referee
 from nas.strategies.exploration import Exploration, Proposal, State
@@ -340,6 +341,19 @@ def test_the_surrogate_finds_the_optimum_where_leaves_add_up():
     assert best.quality.mean == pytest.approx(optimum(problem, beads.additive))
 
 
+def test_the_surrogate_draws_no_more_than_it_says_where_a_space_is_not_listed(monkeypatch):
+    draws = []
+
+    def drawing(*given):
+        draws.append(drawn(*given))
+        return draws[-1]
+
+    monkeypatch.setattr("nas.strategies.surrogate.draw", drawing)
+    strategy = Exploration(beads.problem(5, listed=False), Surrogate(first=3, drawn=2), 8)
+    assert len(finished(strategy).trials) == 8
+    assert len(draws) == 3 + 5 * 2
+
+
 def test_successive_halving_gives_the_best_more_shards_and_the_others_none():
     policy = SuccessiveHalving(8, 2)
     assert policy.rungs(4) == ((8, 1), (4, 2), (2, 4))
@@ -464,6 +478,7 @@ def test_what_is_far_below_the_median_is_all_alike():
         lambda: RegularisedEvolution(5, 6),
         lambda: SuccessiveHalving(1),
         lambda: Surrogate(first=1),
+        lambda: Surrogate(drawn=0),
     ],
 )
 def test_settings_that_make_no_sense_are_an_error(make):

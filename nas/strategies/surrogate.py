@@ -33,8 +33,8 @@ class Surrogate:
     evaluations are needed. Qualities far below the median are all bad alike, so that the model need
     not learn how bad. Of candidates, the `shortlist` with the highest means are looked at closely.
     Where the space is not listed they are the neighbours of the `best` evaluated ones and as many
-    drawn at random. A proposal waits for all but the last `ahead - 1`, of which the model's own
-    prediction is believed meanwhile (Ginsbourger et al., 2010).
+    drawn at random, but no more than `drawn`. A proposal waits for all but the last `ahead - 1`, of
+    which the model's own prediction is believed meanwhile (Ginsbourger et al., 2010).
     """
 
     describe: Describe = indicators
@@ -42,9 +42,10 @@ class Surrogate:
     ahead: int = 1
     shortlist: int = 256
     best: int = 5
+    drawn: int = 64
 
     def __post_init__(self) -> None:
-        if self.first < 2 or self.ahead < 1 or self.shortlist < 1 or self.best < 1:
+        if self.first < 2 or min(self.ahead, self.shortlist, self.best, self.drawn) < 1:
             raise ValueError(f"{self}: `first` must be two or more, the others one or more")
 
     def propose(
@@ -65,7 +66,7 @@ class Surrogate:
             view = described(problem, self.describe)
         else:
             near = [rows[i] for i in np.argsort(-values, kind="stable")[: self.best]]
-            pool = dict.fromkeys([*seen(trials), *_pool(problem, near, rng)])
+            pool = dict.fromkeys([*seen(trials), *self._pool(problem, near, rng)])
             view = Described(tuple(pool), self.describe)
         free = view.free(taken)
         if not free.any():
@@ -83,19 +84,20 @@ class Surrogate:
         best = np.argmax(improvement(means[short], deviations, values.max()))
         return full(problem, view.specs[short[best]])
 
-
-def _pool(problem: Problem[Any], near: Sequence[Any], rng: np.random.Generator) -> Iterator[Any]:
-    """Neighbours of these specs, and as many at random; all keep to the limits."""
-    count = 0
-    for spec in near:
-        for neighbour in problem.neighbours(spec):
-            if problem.fits(neighbour):
-                count += 1
-                yield neighbour
-    for _ in range(max(count, 1)):
-        spec = draw(problem, rng, ())
-        if spec is not None:
-            yield spec
+    def _pool(
+        self, problem: Problem[Any], near: Sequence[Any], rng: np.random.Generator
+    ) -> Iterator[Any]:
+        """Neighbours of these specs, and others at random; all keep to the limits."""
+        count = 0
+        for spec in near:
+            for neighbour in problem.neighbours(spec):
+                if problem.fits(neighbour):
+                    count += 1
+                    yield neighbour
+        for _ in range(min(max(count, 1), self.drawn)):
+            spec = draw(problem, rng, ())
+            if spec is not None:
+                yield spec
 
 
 class Described:
