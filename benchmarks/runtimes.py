@@ -34,6 +34,7 @@ from latency_models.measure import Target
 from latency_models.rows import Network
 from latency_models.runtimes import Runtime, drawn
 from latency_models.runtimes import draw as draw_input
+from nas.cli import tuned
 from nas.devices import RUNTIMES, RuntimeName
 from nas.report import plots
 from search_spaces.blocks import Conv
@@ -100,8 +101,8 @@ def learnt_blocks() -> list[Call]:
 
 def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole]) -> None:
     """Leaves what compilers make of everything that will be measured in their caches."""
-    learnt = list(networks(LEARNT, 12).values())
-    for subjects in (learnt_blocks()[:300], learnt, held_out.values()):
+    learnt = list(networks(LEARNT, 24).values())
+    for subjects in (learnt_blocks()[:400], learnt, held_out.values()):
         for name in names:
             for subject in subjects:
                 part = drawn(subject)
@@ -195,6 +196,7 @@ def row(name: str, way: str, e: Errors) -> str:
 
 
 def main() -> None:
+    tuned("benchmarks.runtimes")  # As `nas profile` is.
     asked = tyro.cli(Settings, description=__doc__)
     asked.folder.mkdir(parents=True, exist_ok=True)
     lines, points = [], {}

@@ -4,6 +4,8 @@ Killed at any moment, the same campaign goes on with what is missing.
 """
 
 import dataclasses
+import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +32,8 @@ CALLS, NETWORKS = 16, 4
 YARDSTICKS, _YARDSTICK_MS = 4, (2.0, 50.0)
 """Calls that were measured before, measured again with every portion: see `measure.measure_all`.
 They take some milliseconds: shorter ones take up to three times as long where what ran before them
-has emptied the caches, so beside other calls they are others; longer ones cost time. Where all
-calls are shorter, those of a small network, the longest of them serve."""
+has emptied the caches; longer ones cost time. Where all calls are shorter, those of a small
+network, the longest of them serve."""
 
 
 _FIRST = 4
@@ -122,8 +124,7 @@ def measure(
     wholes = [Task(name, whole) for name, whole in networks.items() if name not in there]
     waiting = [*_portions(_grouped(calls), CALLS), *_portions(wholes, NETWORKS)]
     measured, refused, asked = 0, dict[str, str](), len(wanted) + len(networks)
-    cold: list[Yardstick] = []
-    warm: list[Yardstick] = []
+    yardsticks = _Yardsticks(runtime, plan, path)
     later: list[Sequence[Task]] = []
     left = stranded = 0
     while waiting or later:
@@ -132,11 +133,9 @@ def measure(
         if minutes is not None and clock() - begin >= 60 * minutes * share:
             left += len(portion)
             continue
-        yardsticks = cold = cold or _yardsticks(beside or known.table, runtime)
-        if yardsticks and isinstance(portion[0].subject, Whole):
-            yardsticks = warm = warm or _warm(cold, beside or known.table, runtime, plan, path)
-        first = not (yardsticks or known.table.rows)
-        found = _measured(portion, yardsticks, runtime, _longer(plan) if first else plan, compare)
+        held = yardsticks.beside(beside or known.table, portion)
+        first = not (held or known.table.rows)
+        found = _measured(portion, held, runtime, _longer(plan) if first else plan, compare)
         stranded = stranded + 1 if found.nothing else 0
         if stranded == _STRANDED:
             raise OffPace(path, found.why)
@@ -199,42 +198,79 @@ def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
         yield tasks[start : start + size]
 
 
-def _yardsticks(known: Table, runtime: Runtime) -> list[Yardstick]:
-    """The shortest that are long enough, or else the longest; none before there are enough."""
+class _Yardsticks:
+    """Chooses calls that tell the machine's pace while others are measured."""
+
+    def __init__(self, runtime: Runtime, plan: Plan, path: Path):
+        self._plan, self._path = plan, path
+        # Few, as each holds its weights.
+        self._prepare = functools.lru_cache(4 * YARDSTICKS)(lambda call: runtime.prepare(call).run)
+        self._warm: list[Yardstick] = []
+
+    def beside(self, known: Table, portion: Sequence[Task]) -> list[Yardstick]:
+        """Those of `known` to be measured with a portion; none while there are too few.
+
+        They take about as long as the portion's calls: what runs between two of their runs then
+        empties the caches as much as it did when they were measured.
+        """
+        fit = _fit(known)
+        sizes = [_size(task.subject) for task in portion if isinstance(task.subject, Call)]
+        if len(fit) < YARDSTICKS:
+            return []
+        if not sizes:
+            self._warm = self._warm or self._warmed(known, fit[-YARDSTICKS:])
+            return self._warm
+        about = _about(known, float(np.median(sizes)))
+
+        def aside(call: Call) -> float:
+            return abs(math.log(known.rows[call].ms / about))
+
+        return [self._cold(known, call) for call in sorted(fit, key=aside)[:YARDSTICKS]]
+
+    def _cold(self, known: Table, call: Call) -> Yardstick:
+        return Yardstick(self._prepare(call), known.rows[call].ms)
+
+    def _warmed(self, known: Table, longest: Sequence[Call]) -> list[Yardstick]:
+        """What these take right after themselves.
+
+        A network empties the caches, and more: the first run after one of seconds takes up to five
+        times as long as the next. Networks are held against runs that follow on themselves.
+        """
+        cold = [self._cold(known, call) for call in longest]
+        count, runs = len(cold), [yardstick.run for yardstick in cold]
+        taken = {i: yardstick.ms for i, yardstick in enumerate(cold)}
+        why = ""
+        for _ in range(_STRANDED):
+            try:
+                found = measure_all(
+                    [*runs, *runs], self._plan, yardsticks=taken, warm=range(count, 2 * count)
+                )
+            except TooNoisy as noisy:
+                found, why = noisy.latencies, next(filter(None, noisy.reasons))
+            rows = zip(runs, found[count:], strict=True)
+            ready = [Yardstick(run, row.ms, warm=True) for run, row in rows if row]
+            if 2 * len(ready) >= count:
+                return ready
+        raise OffPace(self._path, why)
+
+
+def _fit(known: Table) -> list[Call]:
+    """Calls that are long enough, and not too long, or else the longest; shortest first."""
     least, most = _YARDSTICK_MS
-    fit = sorted((row.ms, i, call) for i, (call, row) in enumerate(known.rows.items()))
-    long = [(ms, call) for ms, _, call in fit if least <= ms <= most]
-    short = [(ms, call) for ms, _, call in fit if ms < least]
-    chosen = long[:YARDSTICKS] if len(long) >= YARDSTICKS else short[-YARDSTICKS:]
-    if len(chosen) < YARDSTICKS:
-        return []
-    return [Yardstick(runtime.prepare(call).run, ms) for ms, call in chosen]
+    every = sorted((row.ms, i, call) for i, (call, row) in enumerate(known.rows.items()))
+    short = [call for ms, _, call in every if ms < least]
+    long = [call for ms, _, call in every if least <= ms <= most]
+    return long if len(long) >= YARDSTICKS else short[-YARDSTICKS:]
 
 
-def _warm(
-    beside: Sequence[Yardstick], known: Table, runtime: Runtime, plan: Plan, path: Path
-) -> list[Yardstick]:
-    """The longest, and what they take right after themselves, at the pace of those `beside`.
+def _about(known: Table, size: float) -> float:
+    """Milliseconds that a call of so many multiply-accumulates takes, as those of like size do."""
 
-    A network empties the caches, and more: the first run after one of seconds takes up to five
-    times as long as the next. Networks are held against runs that follow on themselves.
-    """
-    _, most = _YARDSTICK_MS
-    fit = sorted((row.ms, i, call) for i, (call, row) in enumerate(known.rows.items()))
-    chosen = [call for ms, _, call in fit if ms <= most][-YARDSTICKS:]
-    runs = [runtime.prepare(call).run for call in chosen]
-    count, every = len(runs), [*runs, *(yardstick.run for yardstick in beside)]
-    taken = {count + i: yardstick.ms for i, yardstick in enumerate(beside)}
-    why = ""
-    for _ in range(_STRANDED):
-        try:
-            found = measure_all(every, plan, yardsticks=taken, warm=range(count))
-        except TooNoisy as noisy:
-            found, why = noisy.latencies, next(filter(None, noisy.reasons))
-        ready = [Yardstick(r, row.ms, True) for r, row in zip(runs, found, strict=False) if row]
-        if 2 * len(ready) >= count:
-            return ready
-    raise OffPace(path, why)
+    def aside(call: Call) -> float:
+        return abs(math.log((1 + _size(call)) / (1 + size)))
+
+    near = sorted(known.rows, key=aside)[:_EACH]
+    return float(np.median([known.rows[call].ms for call in near]))
 
 
 class Found(NamedTuple):
