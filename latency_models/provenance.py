@@ -96,7 +96,7 @@ def local() -> Provenance:
     on_cpu = device.platform == "cpu"
     settings = {
         "XLA_FLAGS": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+        **_malloc(),
         **installed("jax", "jaxlib", "flax"),
     }
     return Provenance(
@@ -119,7 +119,7 @@ def on_cores(
     return Provenance(
         device=cpu(),
         runtime=runtime,
-        versions=tuple(versions.items()),
+        versions=tuple({**versions, **_malloc()}.items()),
         precision=precision or "as the inputs",
         attention=AS_WRITTEN,
         threads=threads,
@@ -127,6 +127,11 @@ def on_cores(
         affinity=",".join(map(str, cores())),
         source=_SOURCE,
     )
+
+
+def _malloc() -> dict[str, str]:
+    """How the C library's malloc is set: `nas` sets it, and what moves memory is faster then."""
+    return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
 
 
 _SOURCE = "measured by latency_models.measure"

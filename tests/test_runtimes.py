@@ -156,6 +156,15 @@ def test_a_subject_in_another_precision_has_its_weights_and_inputs_in_it():
         assert drawn(Call(RESNET.op, halves)).dtype == kind
 
 
+@pytest.mark.parametrize("runtime", [XLA(), OnnxRuntime(), LiteRT()])
+def test_latencies_under_another_malloc_are_others(runtime, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    plain = runtime.provenance
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    (said,) = runtime.provenance.differences(plain)
+    assert "'' there, 'glibc.malloc.hugetlb=1' here" in said
+
+
 @pytest.mark.parametrize("runtime", [XLA(precision="float16"), OnnxRuntime(precision="float16")])
 def test_half_precision_runs_as_such(runtime: Runtime):
     found = runtime.prepare(RESNET).outputs()["result"]
