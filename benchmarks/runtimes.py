@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -30,7 +30,7 @@ from latency_models import campaign, check, fitting, store
 from latency_models.bench import CAREFUL
 from latency_models.check import Errors, Pair
 from latency_models.latency import Latency, LatencyModel, Whole
-from latency_models.measure import Target
+from latency_models.measure import Plan, Target
 from latency_models.rows import Network
 from latency_models.runtimes import Runtime, drawn
 from latency_models.runtimes import draw as draw_input
@@ -45,6 +45,7 @@ from search_spaces.sampling import draw
 from search_spaces.unet import lower
 
 BLOCKS, LEARNT, HELD_OUT = 11, 12, 13  # Seeds: of the blocks, and of both kinds of networks.
+PATIENCE = 20  # Times that it is tried again where the machine keeps another pace.
 SHARE = 0.55  # Of the minutes, for blocks; the rest is for whole networks.
 # Virtual machines have slow seconds, of all that runs then: rounds are many and spread over more
 # time than those last. The largest networks take seconds, so a round may be one run of each.
@@ -125,20 +126,30 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
     clock = asked.folder / f"{name}-minutes.json"
     spent = dict.fromkeys(stages, 0.0) | (json.loads(clock.read_text()) if clock.exists() else {})
     for stage, (share, what, wholes, plan) in stages.items():
-        begin, before = time.monotonic(), spent[stage]
+        wanted, whole = what(), wholes()
 
-        def told(line: str, stage: str = stage, begin: float = begin, before: float = before):
-            spent[stage] = before + (time.monotonic() - begin) / 60
-            clock.write_text(json.dumps(spent))
-            print(f"{name}, {spent[stage]:.1f} minutes of {stage}: {line}", flush=True)
+        def attempt(
+            stage: str = stage,
+            minutes: float = share * asked.minutes,
+            wanted: list[Call] = wanted,
+            whole: Mapping[str, Whole] = whole,
+            plan: Plan = plan,
+        ) -> campaign.Done:
+            begin, before = time.monotonic(), spent[stage]
 
-        if (left := share * asked.minutes - before) > 0:
-            done = campaign.measure(
-                learnt, runtime, what(), wholes(), plan, compare=False, minutes=left, report=told
+            def told(line: str) -> None:
+                spent[stage] = before + (time.monotonic() - begin) / 60
+                clock.write_text(json.dumps(spent))
+                print(f"{name}, {spent[stage]:.1f} minutes of {stage}: {line}", flush=True)
+
+            left = max(0.0, minutes - before)
+            return campaign.measure(
+                learnt, runtime, wanted, whole, plan, compare=False, minutes=left, report=told
             )
-            refused(done)
-    refused(
-        campaign.measure(
+
+        patiently(attempt)
+    patiently(
+        lambda: campaign.measure(
             tested,
             runtime,
             [],
@@ -146,14 +157,26 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
             NETWORK_PLAN,
             beside=store.load(learnt).table,
             compare=False,
-            report=lambda line: print(line, flush=True),
+            report=lambda line: print(f"{name}, held out: {line}", flush=True),
         )
     )
 
 
-def refused(done: campaign.Done) -> None:
-    for name, reason in done.refused.items():
-        print(f"refused: {name}: {reason}", flush=True)
+def patiently(measure: Callable[[], campaign.Done]) -> None:
+    """Measures, and names what was refused. Where the machine keeps another pace it lets minutes
+    pass and tries again."""
+    for attempt in range(PATIENCE):
+        try:
+            done = measure()
+        except campaign.OffPace as off:
+            if attempt + 1 == PATIENCE:
+                raise
+            print(f"in a minute: {off}", flush=True)
+            time.sleep(60)
+        else:
+            for name, reason in done.refused.items():
+                print(f"refused: {name}: {reason}", flush=True)
+            return
 
 
 class ByMacs(LatencyModel):
