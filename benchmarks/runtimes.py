@@ -155,7 +155,7 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
             [],
             held_out,
             NETWORK_PLAN,
-            beside=store.load(learnt).table,
+            beside=store.load(learnt),
             compare=False,
             report=lambda line: print(f"{name}, held out: {line}", flush=True),
         )

@@ -3,9 +3,8 @@
 Killed at any moment, the same campaign goes on with what is missing.
 """
 
+import contextlib
 import dataclasses
-import functools
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latency_models import store
-from latency_models.features import kind
+from latency_models.features import WORK, kind, work
 from latency_models.latency import Latency, Whole
 from latency_models.measure import Plan, TooNoisy, measure_all
 from latency_models.provenance import Provenance
@@ -29,19 +28,17 @@ from search_spaces.program import calls as calls_of
 CALLS, NETWORKS = 16, 4
 """In a portion: they are measured in turns, so that the machine's drift is theirs together."""
 
-YARDSTICKS, _YARDSTICK_MS = 4, (2.0, 50.0)
-"""Calls that were measured before, measured again with every portion: see `measure.measure_all`.
-They take some milliseconds: shorter ones take up to three times as long where what ran before them
-has emptied the caches; longer ones cost time. Where all calls are shorter, those of a small
-network, the longest of them serve."""
-
+YARDSTICKS = 4
+"""Calls that are measured again with every portion, right after themselves: `Measurements` has what
+they took so when the file was begun, and `measure.measure_all` how portions are put right."""
 
 _FIRST = 4
-"""Times as long for the first portion of a file, which sets the pace for all that follow: slow
-seconds come up to a quarter of a minute on end, and most of its rounds should be others."""
+"""Times as long for the yardsticks when a file is begun, as they set the pace for all that follows:
+slow seconds come up to a quarter of a minute on end, and most of its rounds should be others."""
 
 _MODERATE = (1e8, 6e8)
-"""Multiply-accumulates of calls that are measured first, since some of them will be yardsticks."""
+"""Multiply-accumulates of yardsticks: shorter calls are small change to a clock, longer ones cost
+time."""
 
 _SHARE = 0.55
 """Of the minutes, for calls where networks are to be measured, too."""
@@ -71,11 +68,10 @@ class Task(NamedTuple):
 
 
 class Yardstick(NamedTuple):
-    """A call that was measured before, and what it took, or took when it was `warm`."""
+    """A call that tells the machine's pace, and what it took right after itself."""
 
     run: Run
     ms: float
-    warm: bool = False
 
 
 class Done(NamedTuple):
@@ -97,7 +93,7 @@ def measure(
     networks: Mapping[str, Whole],
     plan: Plan,
     *,
-    beside: Table | None = None,
+    beside: Measurements | None = None,
     compare: bool = True,
     minutes: float | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -108,13 +104,13 @@ def measure(
     No portion is begun after `minutes`, and of these calls leave networks their part. Calls are
     measured in the order given, by and large: portions are of calls that take about as long. What
     the runtime cannot run, and what is too noisy to mean anything, is named in what comes back,
-    with the reason. `beside` are calls that the same runtime ran here before, at whose pace
-    latencies are given; by default those of the file. A portion in which the machine never ran
+    with the reason. `beside` is what the same runtime ran here before, at whose pace latencies are
+    given; by default the file's own. A portion in which the machine never ran
     about as fast is tried once more, later. Without `compare` what networks as a whole compute is
     not compared with what JAX does, as that of calls is.
 
     Raises `OffPace` where the machine keeps another pace: what is measured then does not compare
-    with what is there.
+    with what is there. Raises `TooNoisy` where it keeps none.
     """
     begin, provenance = clock(), runtime.provenance
     known = store.read(path, provenance)
@@ -124,18 +120,24 @@ def measure(
     wholes = [Task(name, whole) for name, whole in networks.items() if name not in there]
     waiting = [*_portions(_grouped(calls), CALLS), *_portions(wholes, NETWORKS)]
     measured, refused, asked = 0, dict[str, str](), len(wanted) + len(networks)
-    yardsticks = _Yardsticks(runtime, plan, path)
     later: list[Sequence[Task]] = []
     left = stranded = 0
+    yardsticks: list[Yardstick] = []
     while waiting or later:
         again, portion = not waiting, (waiting or later).pop(0)
         share = _SHARE if wholes and isinstance(portion[0].subject, Call) else 1.0
         if minutes is not None and clock() - begin >= 60 * minutes * share:
             left += len(portion)
             continue
-        held = yardsticks.beside(beside or known.table, portion)
-        first = not (held or known.table.rows)
-        found = _measured(portion, held, runtime, _longer(plan) if first else plan, compare)
+        if not yardsticks:
+            pace = (beside or known).yardsticks
+            if not pace.rows:
+                pace = _begun(path, wanted, networks, runtime, plan)
+            yardsticks = [
+                Yardstick(runtime.prepare(call, compare=False).run, row.ms)
+                for call, row in pace.rows.items()
+            ]
+        found = _measured(portion, yardsticks, runtime, plan, compare)
         stranded = stranded + 1 if found.nothing else 0
         if stranded == _STRANDED:
             raise OffPace(path, found.why)
@@ -176,15 +178,42 @@ def _size(call: Call) -> int:
 
 
 def _grouped(tasks: Sequence[Task]) -> list[Task]:
-    """Calls that can be yardsticks first, or the largest where none is large enough. The others in
-    the order given, but by size within every so many: what is measured in turns takes about as long
-    then, and no turn waits for one."""
-    size = {task: _size(task.subject) for task in tasks if isinstance(task.subject, Call)}
-    moderate = [task for task in tasks if _MODERATE[0] <= size[task] <= _MODERATE[1]]
-    first = (moderate or sorted(tasks, key=size.__getitem__)[-CALLS:])[:CALLS]
-    rest = [task for task in tasks if task not in first]
-    groups = (rest[start : start + 4 * CALLS] for start in range(0, len(rest), 4 * CALLS))
-    return [*first, *(task for group in groups for task in sorted(group, key=size.__getitem__))]
+    """In the order given, but by size within every so many: what is measured in turns takes about
+    as long then, and no turn waits for one."""
+
+    def size(task: Task) -> int:
+        return _size(task.subject) if isinstance(task.subject, Call) else 0
+
+    groups = (tasks[start : start + 4 * CALLS] for start in range(0, len(tasks), 4 * CALLS))
+    return [task for group in groups for task in sorted(group, key=size)]
+
+
+def _begun(
+    path: Path,
+    wanted: Sequence[Call],
+    networks: Mapping[str, Whole],
+    runtime: Runtime,
+    plan: Plan,
+) -> Table:
+    """Chooses yardsticks, and measures and keeps them: those of moderate calls that do most with
+    what they read, or else the largest, since what ran before matters least to them."""
+    calls = list(wanted) or blocks(networks.values())
+    least, most = _MODERATE
+    moderate = [call for call in calls if least <= _size(call) <= most]
+    moderate.sort(key=lambda call: (work(call)[_MEMORY].sum() / _size(call), brief(call)))
+    runs: dict[Call, Run] = {}
+    for call in moderate if len(moderate) >= YARDSTICKS else sorted(calls, key=_size)[::-1]:
+        with contextlib.suppress(ValueError):  # Said where it is measured.
+            runs[call] = runtime.prepare(call, compare=False).run
+        if len(runs) == YARDSTICKS:
+            break
+    found = measure_all([*runs.values()], _longer(plan), warm=range(len(runs)))
+    pace = Table(dict(zip(runs, found, strict=True)))
+    store.write(path, runtime.provenance, yardsticks=pace)
+    return pace
+
+
+_MEMORY = [WORK.index("activations"), WORK.index("weights")]
 
 
 def _longer(plan: Plan) -> Plan:
@@ -196,81 +225,6 @@ def _longer(plan: Plan) -> Plan:
 def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
     for start in range(0, len(tasks), size):
         yield tasks[start : start + size]
-
-
-class _Yardsticks:
-    """Chooses calls that tell the machine's pace while others are measured."""
-
-    def __init__(self, runtime: Runtime, plan: Plan, path: Path):
-        self._plan, self._path = plan, path
-        # Few, as each holds its weights.
-        self._prepare = functools.lru_cache(4 * YARDSTICKS)(lambda call: runtime.prepare(call).run)
-        self._warm: list[Yardstick] = []
-
-    def beside(self, known: Table, portion: Sequence[Task]) -> list[Yardstick]:
-        """Those of `known` to be measured with a portion; none while there are too few.
-
-        They take about as long as the portion's calls: what runs between two of their runs then
-        empties the caches as much as it did when they were measured.
-        """
-        fit = _fit(known)
-        sizes = [_size(task.subject) for task in portion if isinstance(task.subject, Call)]
-        if len(fit) < YARDSTICKS:
-            return []
-        if not sizes:
-            self._warm = self._warm or self._warmed(known, fit[-YARDSTICKS:])
-            return self._warm
-        about = _about(known, float(np.median(sizes)))
-
-        def aside(call: Call) -> float:
-            return abs(math.log(known.rows[call].ms / about))
-
-        return [self._cold(known, call) for call in sorted(fit, key=aside)[:YARDSTICKS]]
-
-    def _cold(self, known: Table, call: Call) -> Yardstick:
-        return Yardstick(self._prepare(call), known.rows[call].ms)
-
-    def _warmed(self, known: Table, longest: Sequence[Call]) -> list[Yardstick]:
-        """What these take right after themselves.
-
-        A network empties the caches, and more: the first run after one of seconds takes up to five
-        times as long as the next. Networks are held against runs that follow on themselves.
-        """
-        cold = [self._cold(known, call) for call in longest]
-        count, runs = len(cold), [yardstick.run for yardstick in cold]
-        taken = {i: yardstick.ms for i, yardstick in enumerate(cold)}
-        why = ""
-        for _ in range(_STRANDED):
-            try:
-                found = measure_all(
-                    [*runs, *runs], self._plan, yardsticks=taken, warm=range(count, 2 * count)
-                )
-            except TooNoisy as noisy:
-                found, why = noisy.latencies, next(filter(None, noisy.reasons))
-            rows = zip(runs, found[count:], strict=True)
-            ready = [Yardstick(run, row.ms, warm=True) for run, row in rows if row]
-            if 2 * len(ready) >= count:
-                return ready
-        raise OffPace(self._path, why)
-
-
-def _fit(known: Table) -> list[Call]:
-    """Calls that are long enough, and not too long, or else the longest; shortest first."""
-    least, most = _YARDSTICK_MS
-    every = sorted((row.ms, i, call) for i, (call, row) in enumerate(known.rows.items()))
-    short = [call for ms, _, call in every if ms < least]
-    long = [call for ms, _, call in every if least <= ms <= most]
-    return long if len(long) >= YARDSTICKS else short[-YARDSTICKS:]
-
-
-def _about(known: Table, size: float) -> float:
-    """Milliseconds that a call of so many multiply-accumulates takes, as those of like size do."""
-
-    def aside(call: Call) -> float:
-        return abs(math.log((1 + _size(call)) / (1 + size)))
-
-    near = sorted(known.rows, key=aside)[:_EACH]
-    return float(np.median([known.rows[call].ms for call in near]))
 
 
 class Found(NamedTuple):
@@ -304,11 +258,10 @@ def _measured(
     if not ready:
         return Found([], refused)
     taken = {len(runs) + i: yardstick.ms for i, yardstick in enumerate(yardsticks)}
-    warm = {len(runs) + i for i, yardstick in enumerate(yardsticks) if yardstick.warm}
     runs += [yardstick.run for yardstick in yardsticks]
     found: Sequence[Latency | None]
     try:
-        found = measure_all(runs, plan, yardsticks=taken, warm=warm)
+        found = measure_all(runs, plan, yardsticks=taken, warm=taken)
     except TooNoisy as noisy:
         found = noisy.latencies
         refused |= {

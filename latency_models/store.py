@@ -27,11 +27,16 @@ SCHEMA = 2
 
 
 class Measurements(NamedTuple):
-    """Rows of calls and of whole networks, all of one provenance."""
+    """Rows of calls and of whole networks, all of one provenance.
+
+    `yardsticks` tell at which pace the machine ran: what some calls take right after themselves,
+    which does not depend on what runs beside them.
+    """
 
     provenance: Provenance
     table: Table
     networks: tuple[Network, ...]
+    yardsticks: Table = EMPTY
 
 
 class _Content(NamedTuple):
@@ -40,6 +45,7 @@ class _Content(NamedTuple):
     read: Measurements
     rows: list[dict[str, Any]]
     networks: list[dict[str, Any]]
+    yardsticks: list[dict[str, Any]]
 
 
 def file(folder: Path, provenance: Provenance) -> Path:
@@ -65,9 +71,14 @@ def read(path: Path, provenance: Provenance) -> Measurements:
 
 
 def write(
-    path: Path, provenance: Provenance, table: Table | None = None, networks: Iterable[Network] = ()
+    path: Path,
+    provenance: Provenance,
+    table: Table | None = None,
+    networks: Iterable[Network] = (),
+    yardsticks: Table | None = None,
 ) -> None:
-    """Adds rows to the file at `path`, replacing those of equal calls and of equal names.
+    """Adds rows to the file at `path`, replacing those of equal calls and of equal names;
+    `yardsticks`, where given, replace all that it has.
 
     The file is replaced as a whole or not at all. Two processes that write at once keep the rows
     of one of them. Raises `ValueError` if the file is damaged or holds for another provenance.
@@ -82,6 +93,7 @@ def write(
             rows[key] = row | date
     named = {row["name"]: row for row in old.networks}
     named |= {network.name: encode_network(network) | date for network in networks}
+    pace = [encode_row(*row) | date for row in yardsticks.rows.items()] if yardsticks else None
     header = {
         "schema": SCHEMA,
         "provenance": provenance.to_json(),
@@ -89,7 +101,8 @@ def write(
     }
     text = (
         f'{json.dumps(header)[:-1]},\n "rows": {lines(rows.values())},\n'
-        f' "networks": {lines(named.values())}}}\n'
+        f' "networks": {lines(named.values())},\n'
+        f' "yardsticks": {lines(old.yardsticks if pace is None else pace)}}}\n'
     )
     replace(path, text.encode())
 
@@ -101,7 +114,7 @@ def lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _of(path: Path, provenance: Provenance) -> _Content:
     """The content of the file, which must be of `provenance`."""
-    content = _read(path) or _Content(Measurements(provenance, EMPTY, ()), [], [])
+    content = _read(path) or _Content(Measurements(provenance, EMPTY, ()), [], [], [])
     if differences := provenance.differences(content.read.provenance):
         raise ValueError(
             f"{path} holds for another device or software ({'; '.join(differences)}); "
@@ -123,7 +136,8 @@ def _read(path: Path) -> _Content | None:
     with damage(path, _REMEDY):
         if tuple(content["probabilities"]) != PROBABILITIES:
             raise ValueError(f"quantiles at {content['probabilities']}, not at {PROBABILITIES}")
-        return _Content(_decoded(content), content["rows"], content["networks"])
+        pace = content.setdefault("yardsticks", [])  # Files of before have none.
+        return _Content(_decoded(content), content["rows"], content["networks"], pace)
 
 
 _REMEDY = "delete the file and measure again"
@@ -141,13 +155,17 @@ def damage(path: Path, remedy: str) -> Iterator[None]:
 
 
 def _decoded(content: Mapping[str, Any]) -> Measurements:
-    calls = dict(decode_row(row) for row in content["rows"] if decode_op(row["op"]))
+    calls, pace = (
+        dict(decode_row(row) for row in content[name] if decode_op(row["op"]))
+        for name in ("rows", "yardsticks")
+    )
     networks = tuple(
         decode_network(row)
         for row in content["networks"]
         if all(decode_op(op) for _, op, _ in row["program"])
     )
-    return Measurements(Provenance.from_json(content["provenance"]), Table(calls), networks)
+    provenance = Provenance.from_json(content["provenance"])
+    return Measurements(provenance, Table(calls), networks, Table(pace))
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from latency_models import campaign, store
 from latency_models.latency import Whole
-from latency_models.measure import Plan, Target
+from latency_models.measure import Plan, Target, TooNoisy
 from latency_models.provenance import Method, Provenance
 from latency_models.rows import brief
 from latency_models.runtimes import Loaded, Row, Runtime, Subject
@@ -136,7 +136,7 @@ def test_networks_need_not_be_compared_with_what_jax_computes(path):
     runtime = MadeUp()
     plan = Plan(0.0, rounds=6, repeats=2, target=Target(), clock=runtime.clock)
     campaign.measure(path, runtime, BLOCKS[:16], NETWORKS, plan, compare=False, clock=runtime.clock)
-    assert runtime.compared == 16 + campaign.YARDSTICKS
+    assert runtime.compared == 16
 
 
 def test_nothing_is_begun_after_the_time_is_over(path):
@@ -168,12 +168,30 @@ def test_every_kind_of_block_comes_first_and_then_what_networks_are_made_of():
 
 
 def test_what_is_too_noisy_is_named_with_the_reason_and_not_kept(path):
-    done = measure(path, MadeUp(noise=1.0), relative=0.001, useless=0.01, limit_s=0.5, drift=9.0)
-    assert len(done.refused) == 47 - done.measured > 40
+    strict = {"relative": 0.001, "useless": 0.01, "limit_s": 0.5, "drift": 9.0, "corrected": 1e9}
+    known = measure(path, MadeUp(), minutes=1e-9).measured  # One portion.
+    done = measure(path, MadeUp(noise=1.0), **strict)
+    assert len(done.refused) == 47 - known - done.measured > 20
     reason = done.refused[brief(BLOCKS[-1])]
     assert "is known within" in reason and "of 1% allowed" in reason
     kept = store.load(path).table.rows if path.exists() else {}
     assert BLOCKS[-1] not in kept
+
+
+def test_a_machine_too_restless_to_set_a_pace_begins_no_file(path):
+    with pytest.raises(TooNoisy, match="4 of 4 measurements mean nothing"):
+        measure(path, MadeUp(noise=1.0), relative=0.001, useless=0.01, limit_s=0.5, drift=9.0)
+    assert not path.exists()
+
+
+def test_the_largest_keep_the_pace_where_none_is_moderate(path):
+    measure(path, MadeUp())
+    pace = store.load(path).yardsticks.rows
+    assert {call: row.ms for call, row in pace.items()} == {
+        call: pytest.approx(_ms(call)) for call in BLOCKS[-campaign.YARDSTICKS :]
+    }
+    store.write(path, MadeUp().provenance, networks=())
+    assert store.load(path).yardsticks.rows == pace
 
 
 class Paced(MadeUp):
@@ -236,7 +254,7 @@ def test_networks_are_held_against_calls_of_another_file(path, tmp_path):
             [],
             many,
             plan,
-            beside=store.load(path).table,
+            beside=store.load(path),
             clock=slower.clock,
         )
 
@@ -264,9 +282,9 @@ def test_the_longest_calls_keep_the_pace_of_a_small_network(path, scale):
     assert all(row.ms == pytest.approx(scale * _ms(call)) for call, row in found.items())
 
 
-def test_the_first_portion_tells_a_slow_start_from_the_usual(path):
+def test_a_slow_start_does_not_set_the_pace(path):
     slow = Paced()
-    slow.slow_until = 16 * (3 + 2 * 8)  # Its first 8 rounds, of 24.
+    slow.slow_until = 4 * (3 + 2 * 2 * 8)  # The first 8 rounds of the yardsticks, of 24.
     measure(path, slow)
     found = store.load(path).table.rows
     assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())

@@ -17,6 +17,7 @@ from latency_models.latency import Whole
 from latency_models.measure import ADVICE, Target
 from latency_models.provenance import Provenance
 from latency_models.runtimes import CACHE, Subject
+from latency_models.store import Measurements
 from latency_models.table import Table
 from latency_models.tpu.bench import TpuBench
 from nas import describe, devices
@@ -152,15 +153,20 @@ def _measure(arguments: list[str]) -> int:
     return 1 if done.refused else 0
 
 
-def _beside(path: Path, here: Provenance) -> Table:
-    """The calls in the file. Raises `ValueError` where they were measured otherwise than `here`."""
+def _beside(path: Path, here: Provenance) -> Measurements:
+    """What is in the file. Raises `ValueError` where they were measured otherwise than `here`."""
     found = store.load(path)
     if differences := here.differences(found.provenance):
         raise ValueError(
             f"--beside {path} was measured otherwise ({'; '.join(differences)}): its pace says "
             "nothing of this runtime here"
         )
-    return found.table
+    if not found.yardsticks.rows:
+        raise ValueError(
+            f"--beside {path} does not say at which pace it was measured; files that `nas profile` "
+            "began do"
+        )
+    return found
 
 
 def _compile(asked: Settings, device: str) -> int:
