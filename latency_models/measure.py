@@ -193,37 +193,37 @@ def measure_all(
     timers = [_timer(run, plan.clock, warm=i in warm) for i, run in enumerate(runs)]
     rounds: list[Rounds] = [{} for _ in runs]
     for number in range(plan.rounds):
-        _round(range(len(runs)), number, timers, rounds, plan, progress)
+        _round(number, timers, rounds, plan, progress)
     target = plan.target
     if target is None:
         return [_summary(times, list(times.values())) for times in rounds]
     for number in itertools.count(plan.rounds):
         found = _steady(rounds, target, yardsticks)
-        wide = {i for i, latency in enumerate(found) if not _sure(latency, target)}
-        if not wide or plan.clock() - begin >= target.limit_s:
+        sure = all(_sure(latency, target) for latency in found)
+        if sure or plan.clock() - begin >= target.limit_s:
             break
-        _round(sorted(wide | yardsticks.keys()), number, timers, rounds, plan, None)
+        # All of them, as what runs between two runs of one is part of what it takes.
+        _round(number, timers, rounds, plan, None)
     return _meaningful(rounds, target, yardsticks, _rise(heat, plan.throttled()))
 
 
 def _round(
-    which: Sequence[int],
     number: int,
     timers: Sequence[Timer],
     rounds: Sequence[Rounds],
     plan: Plan,
     progress: Progress | None,
 ) -> None:
-    """Measures some of the runs in turns, and adds the times of each to its rounds."""
+    """Measures all in turns, and adds the times of each to its rounds."""
     if number and plan.pause_s:
         plan.sleep(plan.pause_s)
     turns = []
-    for turn, share in _turns([timers[i] for i in which], plan):
+    for turn, share in _turns(timers, plan):
         turns.append(turn)
         if progress:
             progress("measure", (number + share) / plan.rounds)
-    for column, i in zip(np.array(turns).T, which, strict=True):
-        rounds[i][number] = column
+    for times, column in zip(rounds, np.array(turns).T, strict=True):
+        times[number] = column
 
 
 def _turns(timers: Sequence[Timer], plan: Plan) -> Iterator[tuple[list[float], float]]:

@@ -190,12 +190,12 @@ def test_rounds_are_added_until_the_estimate_is_as_sure_as_asked():
     assert noisy(0.3, confidence=0.5)[0].slept < loud.slept
 
 
-def test_only_what_is_not_sure_yet_is_measured_on():
+def test_where_one_is_not_sure_yet_all_run_on_as_neighbours_are_part_of_what_a_run_takes():
     machine = Noisy(0.3)
     plan = machine.plan(repeats=5, rounds=6, pause_s=1e-9, warmup=0, target=Target())
     steady = lambda: setattr(machine, "now", machine.now + 0.01)  # noqa: E731
     a, b = measure_all([*machine.runs(A=10), steady], plan)
-    assert a.spread and b.spread and a.spread.repeats > b.spread.repeats == 30
+    assert a.spread and b.spread and a.spread.repeats == b.spread.repeats > 30
 
 
 def test_what_stays_too_noisy_is_refused_with_what_to_do():
