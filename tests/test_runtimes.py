@@ -41,6 +41,10 @@ SUBJECTS: dict[str, Subject] = {
         lower(unet.from_config(tiny.UNET)), unet.shapes(tiny.UNET, batch=1, tokens=tiny.LENGTH)
     ),
 }
+PIXEL = Call(
+    ResNet(4, groups=2),
+    (jax.ShapeDtypeStruct((1, 1, 1, 6), "float32"), jax.ShapeDtypeStruct((1, 6), "float32")),
+)
 CLOSE = 1e-5
 MODEL = Path(__file__).parent / "golden" / "resnet.tflite"
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "litert"
@@ -93,6 +97,13 @@ def test_litert_computes_what_jax_does_of_what_is_converted_now(subject: str):
         assert sum(row.ms for row in rows) > 0
         gelus = [row for row in rows if row.kind.startswith("GELU")]
         assert bool(gelus) == (runtime.respelled and subject != "resnet")
+
+
+@pytest.mark.slow
+def test_an_image_of_one_pixel_is_converted():
+    assert LiteRT(1, cache=CACHE).prepare(PIXEL).difference < CLOSE
+    with pytest.raises(ValueError, match="does not convert ResNet"):
+        LiteRT(1, cache=CACHE, respelled=False).prepare(PIXEL)
 
 
 @pytest.mark.slow
@@ -248,6 +259,7 @@ RESPELLED = {
     "a transformer": TRANSFORMER,
     "separable convolutions": Call(ResNet(4, groups=2, convolution=Separable()), (IMAGE, TIME)),
     "an upsampling": Call(Upsample(), (IMAGE,)),
+    "an image of one pixel": PIXEL,
     "a time embedding": Call(TimeEmbedding(4, 8), (jax.ShapeDtypeStruct((2,), "float32"),)),
 }
 
@@ -300,6 +312,17 @@ def test_repetitions_are_joints(shape: tuple[int, ...]):
     values = np.random.default_rng(0).standard_normal(x.shape)
     (found,) = litert._respelled(program, [values.astype("float32")])
     np.testing.assert_array_equal(found, np.broadcast_to(values.astype("float32"), shape))
+
+
+@pytest.mark.parametrize(("pixels", "rows"), [(1, 2), (4, 4)])
+def test_only_a_product_of_one_pixel_is_made_of_two(pixels: int, rows: int):
+    image, matrix = np.ones((1, pixels, 1, 3), "float32"), np.ones((3, 5), "float32")
+    program = jax.make_jaxpr(lambda x: x.reshape(-1, 3) @ matrix)(image)
+    respelled = jax.make_jaxpr(lambda x: litert._respelled(program, [x]))(image)
+    (product,) = (e for e in respelled.jaxpr.eqns if e.primitive.name == "dot_general")
+    assert product.outvars[0].aval.shape == (rows, 5)
+    (found,) = litert._respelled(program, [image])
+    np.testing.assert_array_equal(found, np.full((pixels, 5), 3.0))
 
 
 def test_repetitions_of_few_axes_or_many_times_stay():

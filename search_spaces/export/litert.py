@@ -148,6 +148,8 @@ def _respelled(program: ClosedJaxpr, reads: Sequence[Any]) -> list[Any]:
             results = [_gelu(value(gated), approximate="none")]
         elif _repeats(equation):
             results = [_repeated(values[0], **equation.params)]
+        elif _is_one_pixel(equation, makers):
+            results = [_of_two(*values, **equation.params)]
         else:
             params = equation.primitive.get_bind_params(equation.params)
             result = equation.primitive.bind(*values, **params)
@@ -213,6 +215,28 @@ def _repeated(x: Any, **params: Any) -> jax.Array:
             block = jnp.reshape(x, (math.prod(sizes[:axis]), 1, math.prod(sizes[axis:])))
             x, sizes[axis] = jnp.concatenate([block] * after, axis=1), after
     return jnp.reshape(x, shape)
+
+
+def _is_one_pixel(equation: Any, makers: Mapping[Any, Any]) -> bool:
+    """Whether an equation multiplies the only pixel of an image, as a row, by a matrix: the
+    converter takes it for the image again."""
+    if equation.primitive.name != "dot_general":
+        return False
+    row, matrix = equation.invars
+    maker = None if isinstance(row, Literal) else makers.get(row)
+    return (
+        maker is not None
+        and maker.primitive.name == "reshape"
+        and len(maker.invars[0].aval.shape) > 2 == len(matrix.aval.shape)
+        and row.aval.shape[0] == 1
+        and equation.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
+    )
+
+
+def _of_two(row: Any, matrix: Any, **params: Any) -> jax.Array:
+    """`dot_general` of the row twice, once left out."""
+    pair = jnp.concatenate([row, row])
+    return jax.lax.dot_general_p.bind(pair, matrix, **params)[:1]
 
 
 def environment(cache: Path) -> Path:
