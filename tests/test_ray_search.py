@@ -252,7 +252,7 @@ def test_a_search_whose_trainer_spans_two_hosts_finds_what_one_process_does(
     own = {"num_cpus": 2, "resources": {"trainer": 1}}
     with clusters.cluster(**own) as cluster:
         cluster.add_node(**own)
-        other, joint = searched("split", "split", "--on", "ray", "--address", cluster.address)
+        other, joint = searched("split", "split", "--on", "ray", f"--address={cluster.address}")
     assert one.keys() == other.keys() and alone.keys() == joint.keys()
     # The rows of a batch are summed in another order.
     for task, outcome in one.items():

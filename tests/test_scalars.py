@@ -96,9 +96,8 @@ def test_candidates_have_their_quality_and_latencies_on_every_device(tmp_path):
     steps = [trial.number + 1 for trial in trials]
     assert len(steps) == 4
     assert found["quality/candidate"] == list(zip(steps, map(near, trials), strict=True))
-    assert found["quality/best_within_limits"][-1][1] == pytest.approx(
-        state.search.best(ended).quality.mean
-    )
+    best = state.search.best(ended)
+    assert best and found["quality/best_within_limits"][-1][1] == pytest.approx(best.quality.mean)
     for name in exploring.LIMITS:
         latencies = [strategy.predict(state, t.spec.spec, name).ms for t in trials]
         assert [x for _, x in found[f"latency/{name}/candidate_ms"]] == pytest.approx(latencies)

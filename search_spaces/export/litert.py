@@ -222,13 +222,14 @@ def _is_one_pixel(equation: Any, makers: Mapping[Any, Any]) -> bool:
     converter takes it for the image again."""
     if equation.primitive.name != "dot_general":
         return False
-    row, matrix = equation.invars
-    maker = None if isinstance(row, Literal) else makers.get(row)
+    row, matrix = (atom.aval.shape for atom in equation.invars)
+    read = equation.invars[0]
+    maker = None if isinstance(read, Literal) else makers.get(read)
     return (
         maker is not None
         and maker.primitive.name == "reshape"
-        and len(maker.invars[0].aval.shape) > 2 == len(matrix.aval.shape)
-        and row.aval.shape[0] == 1
+        and len(maker.invars[0].aval.shape) > 2 == len(matrix)
+        and row[0] == 1
         and equation.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
     )
 
