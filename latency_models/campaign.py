@@ -132,6 +132,10 @@ def measure(
         if not yardsticks:
             pace = (beside or known).yardsticks
             if not pace.rows:
+                if known.table.rows or known.networks:
+                    report(
+                        f"{path} does not say at which pace it was measured: from here on it does"
+                    )
                 pace = _begun(path, wanted, networks, runtime, plan)
             yardsticks = [
                 Yardstick(runtime.prepare(call, compare=False).run, row.ms)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from latency_models import campaign, store
-from latency_models.latency import Whole
+from latency_models.latency import Latency, Whole
 from latency_models.measure import Plan, Target, TooNoisy
 from latency_models.provenance import Method, Provenance
 from latency_models.rows import brief
 from latency_models.runtimes import Loaded, Row, Runtime, Subject
+from latency_models.table import Table
 from search_spaces.blocks import Conv, Downsample
 from search_spaces.export.part import Part
 from search_spaces.ops import Call
@@ -192,6 +193,18 @@ def test_the_largest_keep_the_pace_where_none_is_moderate(path):
     }
     store.write(path, MadeUp().provenance, networks=())
     assert store.load(path).yardsticks.rows == pace
+
+
+def test_a_file_that_does_not_say_its_pace_is_said_not_to(path):
+    rows = Table({call: Latency(_ms(call), 0.0) for call in BLOCKS[:3]})
+    store.write(path, MadeUp().provenance, rows)
+    for times in (1, 0):  # And from then on it does.
+        said: list[str] = []
+        runtime = MadeUp()
+        plan = Plan(0.0, rounds=6, repeats=2, target=Target(), clock=runtime.clock)
+        wanted = BLOCKS[: 5 if times else 9]
+        campaign.measure(path, runtime, wanted, {}, plan, report=said.append, clock=runtime.clock)
+        assert sum("does not say at which pace" in line for line in said) == times
 
 
 class Paced(MadeUp):
