@@ -91,12 +91,14 @@ def begun(executor: OnRay[Any], folder: Path, count: int) -> list[tuple[int, int
 
 
 def test_the_calls_of_a_killed_worker_go_to_others_and_no_other_is_repeated(on_ray, tmp_path):
+    ended = functools.partial(noted, tmp_path, "ended")
     futures = [on_ray.submit(PAIR, plod, n) for n in range(8)]
-    number, victim = begun(on_ray, tmp_path, 4)[-1]
+    while not (running := [call for call in begun(on_ray, tmp_path, 4) if call not in ended()]):
+        time.sleep(0.02)  # Its next calls are on their way to the workers.
+    number, victim = running[-1]
     os.kill(victim, signal.SIGKILL)
     assert finish(on_ray, futures) == [n**2 for n in range(8)]
-    ended = [n for n, _ in noted(tmp_path, "ended")]
-    assert sorted(ended) == list(range(8))
+    assert sorted(n for n, _ in ended()) == list(range(8))
     again = [n for n, _ in noted(tmp_path, "begun")]
     assert sorted(again) == sorted([*range(8), number])
 

@@ -172,7 +172,9 @@ def test_a_search_goes_on_after_its_process_was_killed_and_leaves_nothing(whole,
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert said == "\nnas: interrupted; nothing is lost: the same command goes on\n"
+        # Before it, on a machine that takes its time, that what runs ends first.
+        assert said.endswith("\nnas: interrupted; nothing is lost: the same command goes on\n")
+        assert "Traceback" not in said
     assert not alive(ours, 180)  # Agents of Ray give up its head after a minute.
     done = entries(tmp_path)
     assert before - 1 <= len(done) < len(whole[0])

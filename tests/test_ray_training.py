@@ -82,9 +82,9 @@ def test_a_worker_of_two_hosts_trains_as_one_process_does_and_restarts_as_one(cl
     for steps in noted(tmp_path, "killed").values():
         first, second = dict.fromkeys(pid for pid, _ in steps)  # Both members were replaced.
         began = {pid: [step for p, step in steps if p == pid] for pid in (first, second)}
-        assert began[first][0] == 0 and began[first][-1] <= 3
+        assert began[first][0] == 0
         # From the checkpoint before the step that was under way.
-        assert began[second][0] >= 3 and began[second][-1] == STEPS - 1
+        assert 3 <= began[second][0] <= began[first][-1] + 1 and began[second][-1] == STEPS - 1
 
 
 def test_what_one_member_is_given_wrongly_is_the_callers_error(cluster, monkeypatch, tmp_path):
