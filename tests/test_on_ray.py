@@ -75,6 +75,12 @@ def perish(diary: Diary, number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def perish_once(diary: Diary, number: int) -> int:
+    if number not in dict(noted(diary.folder, "begun")):
+        perish(diary, number)
+    return plod(diary, number)
+
+
 def hang(diary: Diary, number: int, times: int) -> int:
     """Hangs so many times."""
     diary.write("begun", number)
@@ -91,16 +97,11 @@ def begun(executor: OnRay[Any], folder: Path, count: int) -> list[tuple[int, int
 
 
 def test_the_calls_of_a_killed_worker_go_to_others_and_no_other_is_repeated(on_ray, tmp_path):
-    ended = functools.partial(noted, tmp_path, "ended")
-    futures = [on_ray.submit(PAIR, plod, n) for n in range(8)]
-    while not (running := [call for call in begun(on_ray, tmp_path, 4) if call not in ended()]):
-        time.sleep(0.02)  # Its next calls are on their way to the workers.
-    number, victim = running[-1]
-    os.kill(victim, signal.SIGKILL)
+    futures = [on_ray.submit(PAIR, perish_once if n == 3 else plod, n) for n in range(8)]
     assert finish(on_ray, futures) == [n**2 for n in range(8)]
-    assert sorted(n for n, _ in ended()) == list(range(8))
+    assert sorted(n for n, _ in noted(tmp_path, "ended")) == list(range(8))
     again = [n for n, _ in noted(tmp_path, "begun")]
-    assert sorted(again) == sorted([*range(8), number])
+    assert sorted(again) == sorted([*range(8), 3])
 
 
 def test_a_call_that_kills_its_workers_is_given_up_and_the_others_go_on(on_ray, tmp_path):
