@@ -21,7 +21,7 @@ from latency_models.rows import Network, brief
 from latency_models.runtimes import Run, Runtime, Subject
 from latency_models.store import Measurements
 from latency_models.table import Table
-from search_spaces.counting import macs
+from search_spaces.counting import macs, working_bytes
 from search_spaces.ops import Call
 from search_spaces.program import calls as calls_of
 
@@ -43,7 +43,7 @@ time."""
 _SHARE = 0.55
 """Of the minutes, for calls where networks are to be measured, too."""
 
-_EACH = 6
+_EACH = 12
 """Calls of every kind before all others: a kind that was not measured is refused."""
 
 _STRANDED = 3
@@ -199,12 +199,12 @@ def _begun(
     runtime: Runtime,
     plan: Plan,
 ) -> Table:
-    """Chooses yardsticks, and measures and keeps them: those of moderate calls that do most with
-    what they read, or else the largest, since what ran before matters least to them."""
+    """Chooses yardsticks, and measures and keeps them: those of moderate calls that do most in
+    least memory, or else the largest, since what ran before matters least to them."""
     calls = list(wanted) or blocks(networks.values())
     least, most = _MODERATE
     moderate = [call for call in calls if least <= _size(call) <= most]
-    moderate.sort(key=lambda call: (work(call)[_MEMORY].sum() / _size(call), brief(call)))
+    moderate.sort(key=lambda call: (_touched(call) / _size(call), brief(call)))
     runs: dict[Call, Run] = {}
     for call in moderate if len(moderate) >= YARDSTICKS else sorted(calls, key=_size)[::-1]:
         with contextlib.suppress(ValueError):  # Said where it is measured.
@@ -217,7 +217,9 @@ def _begun(
     return pace
 
 
-_MEMORY = [WORK.index("activations"), WORK.index("weights")]
+def _touched(call: Call) -> float:
+    """Bytes of memory that it works in, at least."""
+    return working_bytes(call) + work(call)[WORK.index("weights")]
 
 
 def _longer(plan: Plan) -> Plan:
