@@ -47,17 +47,17 @@ from search_spaces.unet import lower
 BLOCKS, LEARNT, HELD_OUT = 11, 12, 13  # Seeds: of the blocks, and of both kinds of networks.
 PATIENCE = 20  # Times that it is tried again where the machine keeps another pace.
 SHARE = 0.55  # Of the minutes, for blocks; the rest is for whole networks.
-# Virtual machines have slow seconds, of all that runs then: rounds are many and spread over more
-# time than those last. The largest networks take seconds, so a round may be one run of each.
-TARGET = Target(relative=0.03, limit_s=20.0)
-BLOCK_PLAN = dataclasses.replace(CAREFUL, seconds=16.0, rounds=16, repeats=1, target=TARGET)
+# Rounds are many and spread over more time than slow seconds last. The largest networks take
+# seconds, so a round may be one run of each.
+TARGET = Target(relative=0.03, limit_s=64.0)
+BLOCK_PLAN = dataclasses.replace(CAREFUL, seconds=48.0, rounds=24, repeats=1, target=TARGET)
 NETWORK_PLAN = dataclasses.replace(
     CAREFUL,
-    seconds=5.0,
-    rounds=8,
+    seconds=32.0,
+    rounds=12,
     repeats=1,
     warmup=1,
-    target=dataclasses.replace(TARGET, limit_s=90.0),
+    target=dataclasses.replace(TARGET, limit_s=110.0),
 )
 
 

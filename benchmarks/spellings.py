@@ -49,7 +49,7 @@ def main(*, threads: int = 1, relative: float = 0.02, limit_s: float = 60.0) -> 
         "LiteRT, JAX's words": LiteRT(threads, respelled=False),
     }
     target = Target(relative=relative, limit_s=limit_s)
-    plan = dataclasses.replace(CAREFUL, seconds=6.0, target=target)
+    plan = dataclasses.replace(CAREFUL, seconds=10.0, target=target)
     print(f"{cpu()}; " + "; ".join(f"{n}: {r.provenance.threads}" for n, r in runtimes.items()))
     print("threads.\n\n| block | runtime | ms (95 %) | p90 | off by |\n|---|---|---|---|---|")
     seen: dict[str, Loaded] = {}

@@ -41,7 +41,7 @@ class Bench(abc.ABC):
 CALLS = Plan(seconds=12.0, rounds=4, repeats=5)
 NETWORKS = Plan(seconds=8.0, rounds=4, repeats=5)
 # What is kept and compared for long: it is sure, or it is an error.
-CAREFUL = Plan(seconds=12.0, rounds=6, repeats=5, target=Target())
+CAREFUL = Plan(seconds=40.0, rounds=10, repeats=2, target=Target())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,10 @@ from search_spaces.counting import macs, working_bytes
 from search_spaces.ops import Call
 from search_spaces.program import calls as calls_of
 
-CALLS, NETWORKS = 16, 4
-"""In a portion: they are measured in turns, so that the machine's drift is theirs together."""
+CALLS, NETWORKS = 64, 8
+"""In a portion: they are measured in turns, so that the machine's drift is theirs together. A
+machine that others share is slower for up to a quarter of a minute, small calls above all, so a
+portion should last for several times that; what is under way when it is killed is lost."""
 
 YARDSTICKS = 4
 """Calls that are measured again with every portion, right after themselves: `Measurements` has what
@@ -188,7 +190,7 @@ def _grouped(tasks: Sequence[Task]) -> list[Task]:
     def size(task: Task) -> int:
         return _size(task.subject) if isinstance(task.subject, Call) else 0
 
-    groups = (tasks[start : start + 4 * CALLS] for start in range(0, len(tasks), 4 * CALLS))
+    groups = (tasks[start : start + 2 * CALLS] for start in range(0, len(tasks), 2 * CALLS))
     return [task for group in groups for task in sorted(group, key=size)]
 
 

@@ -1,6 +1,7 @@
 """Gaussian process regression (Rasmussen & Williams, 2006), for few rows with known errors."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ _QUERIES = 64  # Predicted at once, so that any number of them takes one program
 _ROWS = 400  # Among which lengths are chosen: a likelihood takes the cube of their number.
 _FLOOR = 3e-3  # Least standard deviation of a row, for float32's sake too.
 _LEVEL = 0.9  # Of the interval whose width is set by what was left out.
+_FREEDOM = 4.0  # Of Student's t, which errors are drawn from: a few may be far greater than most.
+_PASSES = 4  # Of doubting rows, and of fitting again.
 
 
 class Process(NamedTuple):
@@ -77,36 +80,39 @@ def _padded(x: np.ndarray) -> np.ndarray:
 def fit(x: np.ndarray, y: np.ndarray, std: np.ndarray, *, seed: int = 0) -> Gaussian:
     """Fits a process to `y` `[rows]` at `x` `[rows, features]`, whose errors have deviations `std`.
 
-    Features should be of the order of one. Lengths and noise maximise the marginal likelihood.
+    Features should be of the order of one. Lengths and noise maximise the marginal likelihood. A
+    machine that others share is slow for all the time that some row is measured, now and then, so
+    errors have the tails of Student's t: a row that is many deviations off what the others say of
+    it is doubted accordingly, as in the expectation-maximisation of its mixture of scales (Lange,
+    Little & Taylor, 1989).
     """
     if len(x) < 3:
         raise ValueError(f"{len(x)} rows; a Gaussian process takes three or more")
     rows = np.random.default_rng(seed).permutation(len(x))[:_ROWS]
     x, y, std = (np.asarray(array, np.float32) for array in (x, y, np.maximum(std, _FLOOR)))
-    start = np.concatenate([[np.log(np.std(y) + 1e-2), np.log(0.02)], np.log(2 * _spread(x))])
+    usual = np.concatenate([[np.log(np.std(y) + 1e-2), np.log(0.02)], np.log(2 * _spread(x))])
+    bounds = [(-5, 3), (np.log(_FLOOR), 0), *[(s - 3, s + 6) for s in usual[2:]]]
+    found, doubt = usual, np.ones(len(x), np.float32)
+    for _ in range(_PASSES):
+        some = [jnp.asarray(array[rows]) for array in (x, y, std, doubt)]
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = _likelihood(jnp.asarray(flat, jnp.float32), x[rows], y[rows], std[rows])
-        if not np.isfinite(value):
-            return 1e10, np.zeros_like(flat)
-        return float(value), np.asarray(slope, np.float64)
+        def objective(
+            flat: np.ndarray, some: Sequence[jax.Array] = some
+        ) -> tuple[float, np.ndarray]:
+            value, slope = _likelihood(jnp.asarray(flat, jnp.float32), *some)
+            if not np.isfinite(value):
+                return 1e10, np.zeros_like(flat)
+            return float(value), np.asarray(slope, np.float64)
 
-    bounds = [(-5, 3), (np.log(_FLOOR), 0), *[(s - 3, s + 6) for s in start[2:]]]
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    process = _process(jnp.asarray(found, jnp.float32))
-    amplitude, noise = float(jnp.exp(process.amplitude)), float(jnp.exp(process.noise))
-    lengths = np.exp(np.asarray(process.lengths))
-    factor, pull, left = _posterior(x / lengths, y, std, amplitude, noise)
+        found = minimize(objective, usual, jac=True, method="L-BFGS-B", bounds=bounds).x
+        amplitude, noise, *lengths = np.exp(found.astype(np.float32)).tolist()
+        lengths = np.asarray(lengths, np.float32)
+        factor, pull, left = _posterior(x / lengths, y, std, doubt, amplitude, noise)
+        factor, pull, left = np.asarray(factor), np.asarray(pull), np.asarray(left)
+        # By what the noise of a row grows that is so many deviations off.
+        doubt = np.sqrt(np.maximum(1.0, (_FREEDOM + left**2) / (_FREEDOM + 1)))
     widening = float(np.quantile(np.abs(left), _LEVEL) / norm.ppf(0.5 + _LEVEL / 2))
-    return Gaussian(
-        np.asarray(x / lengths, np.float32),
-        np.asarray(pull),
-        np.asarray(factor),
-        np.asarray(lengths, np.float32),
-        amplitude,
-        noise,
-        max(widening, 0.5),
-    )
+    return Gaussian(x / lengths, pull, factor, lengths, amplitude, noise, max(widening, 0.5))
 
 
 def _spread(x: np.ndarray) -> np.ndarray:
@@ -125,18 +131,24 @@ def _kernel(a: jax.Array, b: jax.Array, amplitude: jax.Array | float) -> jax.Arr
 
 
 def _covariance(
-    x: jax.Array, std: jax.Array, amplitude: jax.Array | float, noise: jax.Array | float
+    x: jax.Array,
+    std: jax.Array,
+    doubt: jax.Array,
+    amplitude: jax.Array | float,
+    noise: jax.Array | float,
 ):
-    return _kernel(x, x, amplitude) + jnp.diag(std**2 + noise**2)
+    return _kernel(x, x, amplitude) + jnp.diag(doubt**2 * (std**2 + noise**2))
 
 
 @jax.jit
 @jax.value_and_grad
-def _likelihood(flat: jax.Array, x: jax.Array, y: jax.Array, std: jax.Array) -> jax.Array:
+def _likelihood(
+    flat: jax.Array, x: jax.Array, y: jax.Array, std: jax.Array, doubt: jax.Array
+) -> jax.Array:
     process = _process(flat)
     scaled = x / jnp.exp(process.lengths)
     factor = jnp.linalg.cholesky(
-        _covariance(scaled, std, jnp.exp(process.amplitude), jnp.exp(process.noise))
+        _covariance(scaled, std, doubt, jnp.exp(process.amplitude), jnp.exp(process.noise))
     )
     half = jax.scipy.linalg.solve_triangular(factor, y, lower=True)
     # Long lengths are likelier before anything is seen: most features do not matter.
@@ -145,13 +157,21 @@ def _likelihood(flat: jax.Array, x: jax.Array, y: jax.Array, std: jax.Array) -> 
 
 
 @jax.jit
-def _posterior(x: jax.Array, y: jax.Array, std: jax.Array, amplitude: float, noise: float):
+def _posterior(
+    x: jax.Array,
+    y: jax.Array,
+    std: jax.Array,
+    doubt: jax.Array,
+    amplitude: float,
+    noise: float,
+):
     """Factor, pull, and how many deviations each row is off when it is left out (equations 5.10
-    to 5.12 there)."""
-    factor = jnp.linalg.cholesky(_covariance(x, std, amplitude, noise))
+    to 5.12 there) and not doubted."""
+    factor = jnp.linalg.cholesky(_covariance(x, std, doubt, amplitude, noise))
     inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(x)))
-    pull = inverse @ y
-    return factor, pull, pull / jnp.sqrt(jnp.diag(inverse))
+    pull, spread = inverse @ y, 1 / jnp.diag(inverse)
+    undoubted = spread - (doubt**2 - 1) * (std**2 + noise**2)
+    return factor, pull, pull * spread / jnp.sqrt(undoubted)
 
 
 @jax.jit

@@ -94,7 +94,10 @@ def measure(path: Path, runtime: MadeUp, *, minutes: float | None = None, **targ
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path, monkeypatch):
+    """Of a file that takes several portions."""
+    monkeypatch.setattr(campaign, "CALLS", 16)
+    monkeypatch.setattr(campaign, "NETWORKS", 4)
     return tmp_path / "measured.json"
 
 
@@ -288,7 +291,7 @@ def test_the_longest_calls_keep_the_pace_of_a_small_network(path, scale):
             return ready
 
     runtime = Small()
-    runtime.slow_from, runtime.slow_until = 850, 1500
+    runtime.slow_from, runtime.slow_until = 870, 1500
     done = measure(path, runtime, limit_s=40.0 * scale)
     found = store.load(path).table.rows
     assert runtime.runs > 1500 and done.measured == 46
@@ -339,7 +342,7 @@ def test_what_a_network_does_to_the_first_run_after_it_does_not_matter(path):
 
 def test_portions_are_held_against_calls_that_were_measured_before(path):
     runtime = Paced()
-    runtime.slow_from, runtime.slow_until = 850, 1500  # From the second portion on, for a while.
+    runtime.slow_from, runtime.slow_until = 870, 1500  # From the second portion on, for a while.
     done = measure(path, runtime, limit_s=40.0)
     found = store.load(path).table.rows
     assert runtime.runs > 1500 and done.measured == 46

@@ -104,6 +104,16 @@ def test_the_process_learns_what_rates_cannot_say():
     assert 2 * mape(FITTED["gaussian"]) < mape(FITTED["rates"])
 
 
+def test_a_few_rows_that_are_far_off_do_not_spoil_the_others():
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 6, 60)[:, None]
+    true = np.sin(x[:, 0])
+    seen = true + rng.normal(0, 0.01, len(x))
+    seen[[7, 23, 24, 48]] += (1.5, -1.0, -1.2, 0.7)
+    found, _ = gaussian.fit(x, seen, np.full(len(x), 0.01)).predict(x)
+    assert np.abs(found - true).max() < 0.1
+
+
 def test_rates_are_found_where_a_device_has_nothing_but_rates():
     exact = {call: Latency(float(work(call) @ list(COST.values())), 0.0) for call in EVERY}
     found = rates.fit(exact)

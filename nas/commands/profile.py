@@ -65,7 +65,7 @@ class Settings:
     """Nothing is begun after so many minutes; blocks leave networks their part of them. Blocks that
     make up most of a network come first."""
     seconds: float = CAREFUL.seconds
-    """Least time for what is measured in turns, up to sixteen blocks or four networks."""
+    """Least time for what is measured in turns, up to 64 blocks or eight networks."""
     target: Target = dataclasses.field(default_factory=Target)
     """How sure every measurement has to be, and when it is given up."""
     out: Path | None = None
