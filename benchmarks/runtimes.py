@@ -57,7 +57,7 @@ NETWORK_PLAN = dataclasses.replace(
     rounds=12,
     repeats=1,
     warmup=1,
-    target=dataclasses.replace(TARGET, limit_s=110.0),
+    target=dataclasses.replace(TARGET, limit_s=75.0),
 )
 
 

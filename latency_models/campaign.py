@@ -31,8 +31,8 @@ machine that others share is slower for up to a quarter of a minute, small calls
 portion should last for several times that; what is under way when it is killed is lost."""
 
 YARDSTICKS = 4
-"""Calls that are measured again with every portion, right after themselves: `Measurements` has what
-they took so when the file was begun, and `measure.measure_all` how portions are put right."""
+"""Calls that are measured again with every portion: `Measurements` has what they took when the file
+was begun, and `measure.measure_all` how portions are put right."""
 
 _FIRST = 4
 """Times as long for the yardsticks when a file is begun, as they set the pace for all that follows:
@@ -70,7 +70,7 @@ class Task(NamedTuple):
 
 
 class Yardstick(NamedTuple):
-    """A call that tells the machine's pace, and what it took right after itself."""
+    """A call that tells the machine's pace, and what it took when the file was begun."""
 
     run: Run
     ms: float
@@ -213,7 +213,7 @@ def _begun(
             runs[call] = runtime.prepare(call, compare=False).run
         if len(runs) == YARDSTICKS:
             break
-    found = measure_all([*runs.values()], _longer(plan), warm=range(len(runs)))
+    found = measure_all([*runs.values()], _longer(plan))
     pace = Table(dict(zip(runs, found, strict=True)))
     store.write(path, runtime.provenance, yardsticks=pace)
     return pace
@@ -269,7 +269,7 @@ def _measured(
     runs += [yardstick.run for yardstick in yardsticks]
     found: Sequence[Latency | None]
     try:
-        found = measure_all(runs, plan, yardsticks=taken, warm=taken)
+        found = measure_all(runs, plan, yardsticks=taken)
     except TooNoisy as noisy:
         found = noisy.latencies
         refused |= {

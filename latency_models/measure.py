@@ -1,14 +1,15 @@
 """Wall-clock latency on this machine, of calls and of whole networks alike, by any runtime.
 
 Things that will be compared are measured in turns (A B C A B C ...), so that a machine that slows
-down meanwhile slows all of them and their ratios hold.
+down meanwhile slows all of them and their ratios hold. In each turn they run twice, and the second
+run is timed: what a run takes in a loop, as a sampler runs a network, whatever ran before it.
 """
 
 import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -172,12 +173,8 @@ def measure_all(
     plan: Plan = PLAN,
     progress: Progress | None = None,
     yardsticks: Mapping[int, float] = MappingProxyType({}),
-    warm: Collection[int] = (),
 ) -> list[Latency]:
     """Latencies of the runs, in their order, measured in turns. A run returns once it is done.
-
-    Those at the indices `warm` run once right before they are timed, so what ran before them does
-    not matter.
 
     `yardsticks` are milliseconds that some runs, by their indices, took when they were measured
     before: with a target, what a round took is divided by what these took in it over what they took
@@ -190,7 +187,7 @@ def measure_all(
     for _, run in itertools.product(range(plan.warmup), runs):
         run()
     begin = plan.clock()
-    timers = [_timer(run, plan.clock, warm=i in warm) for i, run in enumerate(runs)]
+    timers = [_timer(run, plan.clock) for run in runs]
     rounds: list[Rounds] = [{} for _ in runs]
     for number in range(plan.rounds):
         _round(number, timers, rounds, plan, progress)
@@ -202,7 +199,7 @@ def measure_all(
         sure = all(_sure(latency, target) for latency in found)
         if sure or plan.clock() - begin >= target.limit_s:
             break
-        # All of them, as what runs between two runs of one is part of what it takes.
+        # All of them, so that they are compared over the same time.
         _round(number, timers, rounds, plan, None)
     return _meaningful(rounds, target, yardsticks, _rise(heat, plan.throttled()))
 
@@ -238,10 +235,9 @@ def _turns(timers: Sequence[Timer], plan: Plan) -> Iterator[tuple[list[float], f
             return
 
 
-def _timer(run: Run, clock: Callable[[], float], *, warm: bool) -> Timer:
+def _timer(run: Run, clock: Callable[[], float]) -> Timer:
     def timed() -> float:
-        if warm:
-            run()
+        run()
         start = clock()
         run()
         return 1e3 * (clock() - start)
