@@ -34,9 +34,8 @@ YARDSTICKS = 4
 """Calls that are measured again with every portion: `Measurements` has what they took when the file
 was begun, and `measure.measure_all` how portions are put right."""
 
-_FIRST = 4
-"""Times as long for the yardsticks when a file is begun, as they set the pace for all that follows:
-slow seconds come up to a quarter of a minute on end, and most of its rounds should be others."""
+_FIRST = 2
+"""Times as long for the yardsticks when a file is begun: they set the pace for all that follows."""
 
 _MODERATE = (1e8, 6e8)
 """Multiply-accumulates of yardsticks: shorter calls are small change to a clock, longer ones cost

@@ -291,16 +291,16 @@ def test_the_longest_calls_keep_the_pace_of_a_small_network(path, scale):
             return ready
 
     runtime = Small()
-    runtime.slow_from, runtime.slow_until = 870, 1500
+    runtime.slow_from, runtime.slow_until = 678, 1308
     done = measure(path, runtime, limit_s=40.0 * scale)
     found = store.load(path).table.rows
-    assert runtime.runs > 1500 and done.measured == 46
+    assert runtime.runs > 1308 and done.measured == 46
     assert all(row.ms == pytest.approx(scale * _ms(call)) for call, row in found.items())
 
 
 def test_a_slow_start_does_not_set_the_pace(path):
     slow = Paced()
-    slow.slow_until = 4 * (3 + 2 * 2 * 8)  # The first 8 rounds of the yardsticks, of 24.
+    slow.slow_until = 4 * (3 + 2 * 2 * 5)  # The first 5 rounds of the yardsticks, of 12.
     measure(path, slow)
     found = store.load(path).table.rows
     assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())
@@ -342,8 +342,8 @@ def test_what_a_network_does_to_the_first_run_after_it_does_not_matter(path):
 
 def test_portions_are_held_against_calls_that_were_measured_before(path):
     runtime = Paced()
-    runtime.slow_from, runtime.slow_until = 870, 1500  # From the second portion on, for a while.
+    runtime.slow_from, runtime.slow_until = 678, 1308  # From the second portion on, for a while.
     done = measure(path, runtime, limit_s=40.0)
     found = store.load(path).table.rows
-    assert runtime.runs > 1500 and done.measured == 46
+    assert runtime.runs > 1308 and done.measured == 46
     assert all(row.ms == pytest.approx(_ms(call)) for call, row in found.items())
