@@ -96,7 +96,7 @@ def local() -> Provenance:
     on_cpu = device.platform == "cpu"
     settings = {
         "XLA_FLAGS": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
-        **_malloc(),
+        **_conditions(),
         **installed("jax", "jaxlib", "flax"),
     }
     return Provenance(
@@ -119,7 +119,7 @@ def on_cores(
     return Provenance(
         device=cpu(),
         runtime=runtime,
-        versions=tuple({**versions, **_malloc()}.items()),
+        versions=tuple({**versions, **_conditions()}.items()),
         precision=precision or "as the inputs",
         attention=AS_WRITTEN,
         threads=threads,
@@ -129,9 +129,10 @@ def on_cores(
     )
 
 
-def _malloc() -> dict[str, str]:
-    """How the C library's malloc is set: `nas` sets it, and what moves memory is faster then."""
-    return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}
+def _conditions() -> dict[str, str]:
+    """How the C library's malloc is set: `nas` sets it, and what moves memory is faster then. And
+    what ran before the run that was timed; where a file does not say so, it was something else."""
+    return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""), "run before": "the same"}
 
 
 _SOURCE = "measured by latency_models.measure"
