@@ -5,6 +5,7 @@ Killed at any moment, the same campaign goes on with what is missing.
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,10 @@ portion should last for several times that; what is under way when it is killed 
 YARDSTICKS = 4
 """Calls that are measured again with every portion: `Measurements` has what they took when the file
 was begun, and `measure.measure_all` how portions are put right."""
+
+_WHOLES = 3
+"""Networks that were measured before and are measured again with every portion of networks, in
+place of yardsticks: others who use the memory slow networks and leave those calls alone."""
 
 _FIRST = 2
 """Times as long for the yardsticks when a file is begun: they set the pace for all that follows."""
@@ -124,6 +129,7 @@ def measure(
     later: list[Sequence[Task]] = []
     left = stranded = 0
     yardsticks: list[Yardstick] = []
+    wholes_before: list[Yardstick] = []
     while waiting or later:
         again, portion = not waiting, (waiting or later).pop(0)
         share = _SHARE if wholes and isinstance(portion[0].subject, Call) else 1.0
@@ -138,11 +144,12 @@ def measure(
                         f"{path} does not say at which pace it was measured: from here on it does"
                     )
                 pace = _begun(path, wanted, networks, runtime, plan)
-            yardsticks = [
-                Yardstick(runtime.prepare(call, compare=False).run, row.ms)
-                for call, row in pace.rows.items()
-            ]
-        found = _measured(portion, yardsticks, runtime, plan, compare)
+            yardsticks = _yardsticks(runtime, pace.rows.items())
+        before, of_networks = (beside or known).networks, isinstance(portion[0].subject, Whole)
+        if of_networks and not wholes_before and len(before) >= _WHOLES:
+            wholes_before = _yardsticks(runtime, _typical(before))
+        held_against = (of_networks and wholes_before) or yardsticks
+        found = _measured(portion, held_against, runtime, plan, compare)
         stranded = stranded + 1 if found.nothing else 0
         if stranded == _STRANDED:
             raise OffPace(path, found.why)
@@ -216,6 +223,20 @@ def _begun(
     pace = Table(dict(zip(runs, found, strict=True)))
     store.write(path, runtime.provenance, yardsticks=pace)
     return pace
+
+
+def _yardsticks(runtime: Runtime, before: Iterable[tuple[Subject, Latency]]) -> list[Yardstick]:
+    return [
+        Yardstick(runtime.prepare(subject, compare=False).run, row.ms) for subject, row in before
+    ]
+
+
+def _typical(networks: Sequence[Network]) -> list[tuple[Whole, Latency]]:
+    """Those that take about as long as most."""
+    typical = np.median([math.log(network.latency.ms) for network in networks])
+    aside = {n.name: abs(math.log(n.latency.ms) - typical) for n in networks}
+    nearest = sorted(networks, key=lambda network: aside[network.name])
+    return [(network.whole, network.latency) for network in nearest[:_WHOLES]]
 
 
 def _touched(call: Call) -> float:

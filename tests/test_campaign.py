@@ -298,6 +298,42 @@ def test_the_longest_calls_keep_the_pace_of_a_small_network(path, scale):
     assert all(row.ms == pytest.approx(scale * _ms(call)) for call, row in found.items())
 
 
+def test_networks_are_held_against_networks_that_were_measured_before(path):
+    """Others who use the memory slow networks alone, and not the calls that are yardsticks."""
+
+    class Memory(MadeUp):
+        slower = 1.0
+
+        def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
+            ready = super().prepare(subject, compare=compare)
+            run = ready.run
+
+            def shared() -> None:
+                before = self.clock.now
+                run()
+                if isinstance(subject, Whole):
+                    self.clock.now = before + self.slower * (self.clock.now - before)
+
+            ready.run = shared
+            return ready
+
+    wholes = {
+        f"n{width}": Whole((Step("first", Conv(width), ("image",)),), {"image": IMAGE})
+        for width in range(50, 62)
+    }
+    runtime = Memory()
+    plan = Plan(0.0, rounds=6, repeats=1, target=Target(), clock=runtime.clock)
+    some = dict(list(wholes.items())[:4])
+    campaign.measure(path, runtime, BLOCKS[:8], some, plan, clock=runtime.clock)
+    runtime.slower = 1.15
+    beside, other = store.load(path), path.with_name("other.json")
+    for file, known in (path, None), (other, beside):
+        campaign.measure(file, runtime, [], wholes, plan, beside=known, clock=runtime.clock)
+        found = store.load(file).networks
+        assert len(found) == 12
+        assert [n.latency.ms for n in found] == pytest.approx([_ms(n.whole) for n in found])
+
+
 def test_a_slow_start_does_not_set_the_pace(path):
     slow = Paced()
     slow.slow_until = 4 * (3 + 2 * 2 * 5)  # The first 5 rounds of the yardsticks, of 12.
