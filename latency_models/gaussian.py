@@ -1,7 +1,6 @@
 """Gaussian process regression (Rasmussen & Williams, 2006), for few rows with known errors."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -90,29 +89,53 @@ def fit(x: np.ndarray, y: np.ndarray, std: np.ndarray, *, seed: int = 0) -> Gaus
         raise ValueError(f"{len(x)} rows; a Gaussian process takes three or more")
     rows = np.random.default_rng(seed).permutation(len(x))[:_ROWS]
     x, y, std = (np.asarray(array, np.float32) for array in (x, y, np.maximum(std, _FLOOR)))
-    usual = np.concatenate([[np.log(np.std(y) + 1e-2), np.log(0.02)], np.log(2 * _spread(x))])
-    bounds = [(-5, 3), (np.log(_FLOOR), 0), *[(s - 3, s + 6) for s in usual[2:]]]
-    found, doubt = usual, np.ones(len(x), np.float32)
-    for _ in range(_PASSES):
-        some = [jnp.asarray(array[rows]) for array in (x, y, std, doubt)]
-
-        def objective(
-            flat: np.ndarray, some: Sequence[jax.Array] = some
-        ) -> tuple[float, np.ndarray]:
-            value, slope = _likelihood(jnp.asarray(flat, jnp.float32), *some)
-            if not np.isfinite(value):
-                return 1e10, np.zeros_like(flat)
-            return float(value), np.asarray(slope, np.float64)
-
-        found = minimize(objective, usual, jac=True, method="L-BFGS-B", bounds=bounds).x
-        amplitude, noise, *lengths = np.exp(found.astype(np.float32)).tolist()
-        lengths = np.asarray(lengths, np.float32)
-        factor, pull, left = _posterior(x / lengths, y, std, doubt, amplitude, noise)
-        factor, pull, left = np.asarray(factor), np.asarray(pull), np.asarray(left)
+    found = _likeliest(x, y, std, np.ones(len(x), np.float32), rows)
+    for _ in range(_PASSES - 1):
         # By what the noise of a row grows that is so many deviations off.
-        doubt = np.sqrt(np.maximum(1.0, (_FREEDOM + left**2) / (_FREEDOM + 1)))
-    widening = float(np.quantile(np.abs(left), _LEVEL) / norm.ppf(0.5 + _LEVEL / 2))
-    return Gaussian(x / lengths, pull, factor, lengths, amplitude, noise, max(widening, 0.5))
+        doubt = np.sqrt(np.maximum(1.0, (_FREEDOM + found.left**2) / (_FREEDOM + 1)))
+        found = _likeliest(x, y, std, doubt, rows)
+    widening = float(np.quantile(np.abs(found.left), _LEVEL) / norm.ppf(0.5 + _LEVEL / 2))
+    return Gaussian(
+        x / found.lengths,
+        found.pull,
+        found.factor,
+        found.lengths,
+        found.amplitude,
+        found.noise,
+        max(widening, 0.5),
+    )
+
+
+class _Found(NamedTuple):
+    """A process given its rows, and how many deviations each is off when it is left out."""
+
+    amplitude: float
+    noise: float
+    lengths: np.ndarray  # [features]
+    factor: np.ndarray  # [rows, rows]
+    pull: np.ndarray  # [rows]
+    left: np.ndarray  # [rows]
+
+
+def _likeliest(
+    x: np.ndarray, y: np.ndarray, std: np.ndarray, doubt: np.ndarray, rows: np.ndarray
+) -> _Found:
+    """The process of the greatest likelihood of some `rows`, given all of them."""
+    some = [jnp.asarray(array[rows], jnp.float32) for array in (x, y, std, doubt)]
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = _likelihood(jnp.asarray(flat, jnp.float32), *some)
+        if not np.isfinite(value):
+            return 1e10, np.zeros_like(flat)
+        return float(value), np.asarray(slope, np.float64)
+
+    start = np.concatenate([[np.log(np.std(y) + 1e-2), np.log(0.02)], np.log(2 * _spread(x))])
+    bounds = [(-5, 3), (np.log(_FLOOR), 0), *[(s - 3, s + 6) for s in start[2:]]]
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    amplitude, noise, *rest = np.exp(found.astype(np.float32)).tolist()
+    lengths = np.asarray(rest, np.float32)
+    posterior = _posterior(x / lengths, y, std, doubt, amplitude, noise)
+    return _Found(amplitude, noise, lengths, *map(np.asarray, posterior))
 
 
 def _spread(x: np.ndarray) -> np.ndarray:
