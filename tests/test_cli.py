@@ -162,6 +162,7 @@ def test_a_second_interruption_ends_at_once_what_hears_none(number: signal.Signa
         [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout and process.stdout.readline() == "compiling\n"
+    time.sleep(0.5)  # Between the print and the lock it still hears.
     for _ in range(2):  # As `timeout` does, which is one interruption.
         process.send_signal(number)
     assert process.stderr and process.stderr.readline() == "\n"

@@ -1,5 +1,6 @@
 import collections
 import dataclasses
+import gc
 import itertools
 
 import jax
@@ -142,6 +143,7 @@ def test_the_tiny_unet_has_ten_removable_blocks():
 
 
 def test_sd15_has_its_published_size_and_34_removable_blocks_and_allocates_nothing():
+    gc.collect()  # What other tests left.
     before = len(jax.live_arrays())
     spec = unet.from_config(tiny.SD15)
     shapes = unet.shapes(tiny.SD15, batch=2, tokens=77)
@@ -149,7 +151,7 @@ def test_sd15_has_its_published_size_and_34_removable_blocks_and_allocates_nothi
     legal = [spec.block(name).op for name in removable(spec, shapes)]
     assert sum(isinstance(op, Transformer) for op in legal) == 16
     assert sum(isinstance(op, ResNet) for op in legal) == 18 == len(legal) - 16
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before
 
 
 def test_sd15_is_balanced_and_an_unbalanced_spec_is_an_error():
