@@ -131,8 +131,9 @@ def on_cores(
 
 def _conditions() -> dict[str, str]:
     """How the C library's malloc is set: `nas` sets it, and what moves memory is faster then. And
-    what ran before the run that was timed; where a file does not say so, it was something else."""
-    return {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""), "run before": "the same"}
+    which run is timed; where a file does not say so, one that came after others."""
+    malloc = os.environ.get("GLIBC_TUNABLES", "")
+    return {"GLIBC_TUNABLES": malloc, "timed": "right after a run of itself"}
 
 
 _SOURCE = "measured by latency_models.measure"

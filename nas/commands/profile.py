@@ -59,8 +59,8 @@ class Settings:
     place of random blocks, those are measured that say most of this device given what the others
     take. What the file holds already counts. `nas latency adapt` makes a model of it."""
     beside: Path | None = None
-    """A file of measurements of this machine and runtime, whose pace is kept: some of its blocks
-    are measured again with every portion. By default the file's own."""
+    """A file of measurements of this machine and runtime, whose pace is kept: some of its blocks,
+    or networks, are measured again with every portion. By default the file's own."""
     minutes: float | None = None
     """Nothing is begun after so many minutes; blocks leave networks their part of them. Blocks that
     make up most of a network come first."""
