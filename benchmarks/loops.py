@@ -9,12 +9,11 @@ And by how much medians of a quarter of the time differ.
 """
 
 import dataclasses
-import time
 
 import numpy as np
 import tyro
 
-from benchmarks.pace import timed
+from benchmarks.pace import apart, in_turns
 from benchmarks.runtimes import LEARNT, networks
 from nas.cli import tuned
 from nas.devices import RUNTIMES, RuntimeName
@@ -29,12 +28,6 @@ class Settings:
     """Of the smaller half of 24 random U-Nets."""
     seconds: float = 80.0
     """For which they run."""
-
-
-def wander(times: np.ndarray) -> float:
-    """The deviation of the medians of quarters `[turns, runs]`, in the median of the runs."""
-    medians = [np.median(quarter, axis=0) for quarter in np.array_split(times, 4)]
-    return float(np.median(np.std(np.log(medians), axis=0, ddof=1)))
 
 
 def main() -> None:
@@ -54,15 +47,16 @@ def main() -> None:
     runs = [runtime.prepare(subject, compare=False).run for subject in subjects]
     for run in runs:
         run()
-    turns, begin = [], time.perf_counter()
-    while time.perf_counter() - begin < asked.seconds:
-        turns.append([(timed(run), timed(run)) for run in runs])
-    after_others, looped = 1e3 * np.moveaxis(np.array(turns), 2, 0)
+    at, turns = in_turns([run for run in runs for _ in range(2)], asked.seconds)
+    after_others, looped = 1e3 * turns[:, ::2], 1e3 * turns[:, 1::2]
     count = len(distinct)
+    far, near = (
+        np.median(apart(at, times[:, :count], at[-1] / 4)) for times in (after_others, looped)
+    )
     print(
         f"{runtime.provenance}: {len(turns)} turns of {count} calls and {len(chosen)} networks\n"
-        f"medians of a quarter of the time differ by {wander(looped[:, :count]):.1%} right after "
-        f"themselves, by {wander(after_others[:, :count]):.1%} after others\n\n"
+        f"medians of a quarter of the time differ by {near:.1%} right after themselves, "
+        f"by {far:.1%} after others\n\n"
         "| network | calls | right after itself, ms | after others, ms | sum of calls right after "
         "themselves | after others |\n|---|---|---|---|---|---|"
     )
