@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.optimize import minimize
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from latency_models.gaussian import matern
 from latency_models.latency import Latency, LatencyModel
@@ -132,44 +134,85 @@ def fit(model: Learned, networks: Sequence[tuple[Iterable[Call], Latency]]) -> C
     calls = _Calls(x, _starting(start_ms, alone), len(model.rates.kinds))
     parts = [model.regressor.covariance(x, x), *_parts(calls, calls, lengths)]
 
-    def linear(shift: np.ndarray) -> tuple[_Seen, np.ndarray]:
-        """What networks say where calls are `shift` off, and how far off they then are."""
+    def linear(shift: np.ndarray) -> _Seen:
+        """What networks say where calls are `shift` off."""
         within = times * alone * np.exp(shift)
         shares = within / within.sum(1, keepdims=True)
-        seen = np.log(measured / within.sum(1)) + shares @ shift
-        seen_parts = [shares @ part @ shares.T for part in parts]
-        change = _likeliest(np.array(seen_parts), seen, known)
-        weights = (1.0, *(d**2 for d in change[:-1]))
-        own = sum(w * part for w, part in zip(weights, seen_parts, strict=True))
-        factor = np.linalg.cholesky(own + np.diag(change.noise**2 + known**2))
-        pull = cho_solve((factor, True), seen)
-        covariance = sum(w * part for w, part in zip(weights, parts, strict=True))
-        return _Seen(change, shares, pull, factor), covariance @ shares.T @ pull
+        off = np.log(measured / within.sum(1)) + shares @ shift
+        return _Seen(shares, np.array([shares @ part @ shares.T for part in parts]), off, known)
 
-    found, shift = linear(np.zeros(len(distinct)))
-    for _ in range(_PASSES - 1):
-        found, shift = linear(shift)
-    inverse = cho_solve((found.factor, True), np.eye(len(networks)))
-    left_out = found.pull / np.sqrt(np.diag(inverse))  # In deviations (Rasmussen & Williams, 5.12).
+    shift = np.zeros(len(distinct))
+    for _ in range(_PASSES):
+        seen = linear(shift)
+        change = _likeliest(seen)
+        factor = np.linalg.cholesky(seen.covariance(change))
+        pull = cho_solve((factor, True), seen.off)
+        covariance = np.tensordot(_weights(change), np.array(parts), 1)
+        shift = covariance @ seen.shares.T @ pull
     return Conditioned(
         model,
-        tuple(map(float, found.change)),
+        tuple(map(float, change)),
         start_ms,
         lengths,
         x,
         calls.starts,
-        found.shares,
-        found.pull,
-        found.factor,
-        widening=max(1.0, math.sqrt(float(np.mean(left_out**2)))),
+        seen.shares,
+        pull,
+        factor,
+        widening=_widening(_left_out(seen)),
     )
 
 
 class _Seen(NamedTuple):
-    change: Change
+    """Networks, as sums of calls that are off by little."""
+
     shares: np.ndarray  # [networks, calls]
-    pull: np.ndarray  # [networks]
-    factor: np.ndarray  # [networks, networks]
+    parts: np.ndarray  # [parts, networks, networks]: of the covariance, by what causes it.
+    off: np.ndarray  # [networks]: logarithms of what was measured over what the calls say.
+    known: np.ndarray  # [networks]: standard deviations of what was measured.
+
+    def only(self, kept: np.ndarray) -> "_Seen":
+        """These networks."""
+        return _Seen(
+            self.shares[kept], self.parts[:, kept][:, :, kept], self.off[kept], self.known[kept]
+        )
+
+    def covariance(self, change: Change) -> np.ndarray:
+        """Of what is seen, `[networks, networks]`."""
+        own = np.tensordot(_weights(change), self.parts, 1)
+        return own + np.diag(change.noise**2 + self.known**2)
+
+
+def _weights(change: Change) -> np.ndarray:
+    """Of the parts of a covariance: the model's own errors, and what networks change."""
+    return np.array([1.0, *(d**2 for d in change[:-1])])
+
+
+def _left_out(seen: _Seen) -> np.ndarray:
+    """How many deviations each network is off where the others alone are known.
+
+    All is found anew without it, but for where the sums are made linear: deviations that are
+    likeliest given a network too flatter what is said of it.
+    """
+    found = []
+    for number in range(count := len(seen.off)):
+        others = np.delete(np.arange(count), number)
+        change = _likeliest(seen.only(others)) if count > 1 else _USUAL
+        covariance = seen.covariance(change)
+        across = covariance[number, others]
+        told = np.linalg.solve(covariance[np.ix_(others, others)], across)
+        variance = covariance[number, number] - told @ across
+        found.append((seen.off[number] - told @ seen.off[others]) / math.sqrt(variance))
+    return np.array(found)
+
+
+def _widening(left_out: np.ndarray) -> float:
+    """What deviations are multiplied by, so that an interval that is taken to be normal holds.
+
+    Few networks do not tell how wide errors are, so intervals are those of Student's t.
+    """
+    unknown = student.ppf(_LEVEL, len(left_out)) / norm.ppf(_LEVEL)
+    return max(1.0, float(unknown) * math.sqrt(float(np.mean(left_out**2))))
 
 
 _USUAL = Change(common=0.1, kind=0.05, start=0.3, smooth=0.1, noise=0.03)
@@ -177,12 +220,14 @@ _DOUBT = 1.0  # Of the logarithms of these: a factor of e to either side is no s
 _SHORT = 0.05  # The quantile of calls that are little but their start.
 _LENGTHS = 5.0  # Of the smooth change, in standard deviations of each feature.
 _PASSES = 3
+_LEVEL = 0.95  # The side of an interval that holds in nine of ten cases.
 
 
-def _likeliest(parts: np.ndarray, seen: np.ndarray, known: np.ndarray) -> Change:
+def _likeliest(seen: _Seen) -> Change:
     """The deviations of the greatest posterior density, of what networks are seen to take."""
     start = np.log(np.array(_USUAL))
-    arguments = [jnp.asarray(array, jnp.float32) for array in (parts, seen, known, start)]
+    given = (seen.parts, seen.off, seen.known, start)
+    arguments = [jnp.asarray(array, jnp.float32) for array in given]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = _surprise(jnp.asarray(flat, jnp.float32), *arguments)
