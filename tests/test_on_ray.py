@@ -16,6 +16,7 @@ from nas.executors import Failed, Pool
 from nas.on_ray import OnRay
 from nas.testing.executors import TRIES, ExecutorLaws, Tally, calls, finish
 from tests import clusters
+from tests.diary import Diary, begun, noted, plod
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -40,34 +41,10 @@ class TestOnRay(ExecutorLaws):
         return shared_executor
 
 
-class Diary:
-    """A worker that writes down every call it begins and ends, in a folder that all see."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def write(self, what: str, number: int) -> None:
-        name = f"{what}-{number}-{os.getpid()}-{time.monotonic_ns()}"
-        (self.folder / name).touch()
-
-
 @pytest.fixture
 def on_ray(cluster, tmp_path) -> Iterator[OnRay[Diary]]:
     with OnRay(functools.partial(Diary, tmp_path), address=cluster.address, tries=TRIES) as found:
         yield found
-
-
-def noted(folder: Path, what: str) -> list[tuple[int, int]]:
-    """The number and the process of every call that was begun, or ended, oldest first."""
-    names = [path.name.split("-") for path in folder.glob(f"{what}-*")]
-    return [(int(n), int(pid)) for _, n, pid, at in sorted(names, key=lambda name: int(name[3]))]
-
-
-def plod(diary: Diary, number: int) -> int:
-    diary.write("begun", number)
-    time.sleep(0.5)
-    diary.write("ended", number)
-    return number**2
 
 
 def perish(diary: Diary, number: int) -> None:
@@ -87,13 +64,6 @@ def hang(diary: Diary, number: int, times: int) -> int:
     if len(noted(diary.folder, "begun")) <= times:
         time.sleep(10**6)
     return number
-
-
-def begun(executor: OnRay[Any], folder: Path, count: int) -> list[tuple[int, int]]:
-    """Waits until so many calls were begun."""
-    while len(found := noted(folder, "begun")) < count:
-        executor.step()
-    return found
 
 
 def test_the_calls_of_a_killed_worker_go_to_others_and_no_other_is_repeated(on_ray, tmp_path):
