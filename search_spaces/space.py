@@ -71,14 +71,25 @@ class SearchSpace(Space[Spec], abc.ABC):
         """The architecture as a program of ops."""
 
     def actions(self, spec: Spec) -> Iterator[Action[Spec]]:
-        """All edits that are legal on `spec`; applying any of them stays in the space."""
-        return (action for action in self.candidates(spec) if self.illegal(spec, action) is None)
+        """All edits that are legal on `spec`; applying any of them stays in the space. Raises
+        `ValueError` where `spec` itself is no network."""
+        before = calls(self.lower(spec), self.inputs)
+        for action in self.candidates(spec):
+            if self._illegal(spec, action, before) is None:
+                yield action
 
     def illegal(self, spec: Spec, action: Action[Spec]) -> str | None:
         """Why `action` is not legal on `spec`; none where it is."""
         try:
+            before = calls(self.lower(spec), self.inputs)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return self._illegal(spec, action, before)
+
+    def _illegal(self, spec: Spec, action: Action[Spec], before: Mapping[str, Call]) -> str | None:
+        try:
             edited = action.apply(spec)
-            before, after = (calls(self.lower(s), self.inputs) for s in (spec, edited))
+            after = calls(self.lower(edited), self.inputs)
         except (TypeError, ValueError) as error:
             return str(error)
         if edited == spec:
