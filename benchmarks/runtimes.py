@@ -2,14 +2,16 @@
 
     python -m benchmarks.runtimes FOLDER [--runtimes xla onnxruntime litert] [--networks 100]
 
-For every runtime: blocks of random U-Nets are measured, and some random U-Nets as a whole, within
-`--minutes`; a model is fitted to these alone. Then other random U-Nets, `--networks` of them, are
-measured as a whole and compared with what the model predicted, beside the plain sum of predicted
-blocks and a line through multiply-accumulates. U-Nets are drawn from the whole space, from the size
-of the embedded default to a quarter of SD-1.5. Everything measured is kept in FOLDER at once, so a
-run that was interrupted goes on where it stopped. Let nothing else run meanwhile. With one core
-pinned by `taskset -c 1`, `--compile` can run on another: it measures nothing, and compiles and
-converts for the measurements to find.
+For every runtime: blocks of random U-Nets are measured for `--minutes`, and random U-Nets as a
+whole. A model is fitted to the blocks and to some of the U-Nets, `--learnt` of them. It predicts
+the others, which were held out, beside the plain sum of predicted blocks and a line through
+multiply-accumulates. U-Nets are drawn from the whole space, from the size of the embedded default
+to a quarter of SD-1.5, and measured in random order: a machine that others share is another one an
+hour later, by more than models are wrong, so what is learnt from and what is judged were measured
+side by side. Everything measured is kept in FOLDER at once, so a run that was interrupted goes on
+where it stopped. Let nothing else run meanwhile. With one core pinned by `taskset -c 1`,
+`--compile` can run on another: it measures nothing, and compiles and converts for the measurements
+to find.
 
 Prints a table in Markdown, and draws predicted against measured.
 """
@@ -17,6 +19,7 @@ Prints a table in Markdown, and draws predicted against measured.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,10 +37,10 @@ from latency_models.measure import Plan, Target
 from latency_models.rows import Network
 from latency_models.runtimes import Runtime, drawn
 from latency_models.runtimes import draw as draw_input
+from latency_models.store import Measurements
 from nas.cli import tuned
 from nas.devices import RUNTIMES, RuntimeName
 from nas.report import plots
-from search_spaces.blocks import Conv
 from search_spaces.counting import macs
 from search_spaces.ops import Call
 from search_spaces.program import calls
@@ -46,18 +49,17 @@ from search_spaces.unet import lower
 
 BLOCKS, LEARNT, HELD_OUT = 11, 12, 13  # Seeds: of the blocks, and of both kinds of networks.
 PATIENCE = 20  # Times that it is tried again where the machine keeps another pace.
-SHARE = 0.55  # Of the minutes, for blocks; the rest is for whole networks.
 # Rounds are many and spread over more time than slow seconds last. The largest networks take
 # seconds, so a round may be one run of each.
 TARGET = Target(relative=0.03, limit_s=64.0)
 BLOCK_PLAN = dataclasses.replace(CAREFUL, seconds=48.0, rounds=24, repeats=1, target=TARGET)
 NETWORK_PLAN = dataclasses.replace(
     CAREFUL,
-    seconds=32.0,
-    rounds=12,
+    seconds=24.0,
+    rounds=8,
     repeats=1,
     warmup=1,
-    target=dataclasses.replace(TARGET, limit_s=75.0),
+    target=dataclasses.replace(TARGET, limit_s=60.0),
 )
 
 
@@ -67,8 +69,10 @@ class Settings:
     runtimes: tuple[RuntimeName, ...] = tuple(RUNTIMES)
     networks: int = 100
     """Held-out networks."""
-    minutes: float = 30.0
-    """For measuring what is learnt from, compiling included."""
+    learnt: int = 24
+    """Networks that are learnt from."""
+    minutes: float = 18.0
+    """For measuring blocks, compiling included."""
     report: bool = False
     """Measure nothing, and report what is there."""
     compile: bool = False
@@ -83,16 +87,11 @@ def networks(seed: int, count: int) -> dict[str, Whole]:
     }
 
 
-def by_size(found: Mapping[str, Whole]) -> dict[str, Whole]:
-    """Smallest first, about: what is measured in turns takes about as long, and no turn waits for
-    one."""
-
-    def size(pair: tuple[str, Whole]) -> int:
-        _, (program, inputs) = pair
-        first = next(step.op for step in program if isinstance(step.op, Conv))
-        return inputs["sample"].shape[1] * first.width
-
-    return dict(sorted(found.items(), key=size))
+def in_any_order(found: Mapping[str, Whole]) -> dict[str, Whole]:
+    """The same for the same names, and no matter what they are for or how large they are."""
+    names = sorted(found)
+    order = np.random.default_rng(0).permutation(len(names))
+    return {names[i]: found[names[i]] for i in order}
 
 
 @functools.cache
@@ -100,10 +99,9 @@ def learnt_blocks() -> list[Call]:
     return campaign.blocks(networks(BLOCKS, 60).values(), BLOCKS)
 
 
-def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole]) -> None:
+def compile_ahead(names: tuple[RuntimeName, ...], wholes: Mapping[str, Whole]) -> None:
     """Leaves what compilers make of everything that will be measured in their caches."""
-    learnt = list(networks(LEARNT, 24).values())
-    for subjects in (learnt_blocks()[:400], learnt, held_out.values()):
+    for subjects in (learnt_blocks()[:400], wholes.values()):
         for name in names:
             for subject in subjects:
                 part = drawn(subject)
@@ -114,25 +112,21 @@ def compile_ahead(names: tuple[RuntimeName, ...], held_out: Mapping[str, Whole])
             print(f"compiled {len(subjects)} for {name}", flush=True)
 
 
-def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str, Whole]) -> None:
-    """Measures what the runtime's files lack."""
-    learnt = asked.folder / f"{name}-learnt.json"
-    tested = asked.folder / f"{name}-held-out.json"
-    stages = {
-        "blocks": (SHARE, learnt_blocks, dict, BLOCK_PLAN),
-        "networks": (1 - SHARE, list, lambda: networks(LEARNT, 60), NETWORK_PLAN),
-    }
+def measure(asked: Settings, name: str, runtime: Runtime, wholes: Mapping[str, Whole]) -> None:
+    """Measures what the runtime's file lacks."""
     # What was spent before an interruption counts, to the last portion that was kept.
     clock = asked.folder / f"{name}-minutes.json"
-    spent = dict.fromkeys(stages, 0.0) | (json.loads(clock.read_text()) if clock.exists() else {})
-    for stage, (share, what, wholes, plan) in stages.items():
-        wanted, whole = what(), wholes()
+    spent = json.loads(clock.read_text()) if clock.exists() else {"blocks": 0.0, "networks": 0.0}
+    stages: dict[str, tuple[list[Call], Mapping[str, Whole], Plan]] = {
+        "blocks": (learnt_blocks(), {}, BLOCK_PLAN),
+        "networks": ([], wholes, NETWORK_PLAN),
+    }
+    for stage, (blocks, networks, plan) in stages.items():
 
         def attempt(
             stage: str = stage,
-            minutes: float = share * asked.minutes,
-            wanted: list[Call] = wanted,
-            whole: Mapping[str, Whole] = whole,
+            blocks: list[Call] = blocks,
+            networks: Mapping[str, Whole] = networks,
             plan: Plan = plan,
         ) -> campaign.Done:
             begin, before = time.monotonic(), spent[stage]
@@ -142,24 +136,18 @@ def measure(asked: Settings, name: str, runtime: Runtime, held_out: Mapping[str,
                 clock.write_text(json.dumps(spent))
                 print(f"{name}, {spent[stage]:.1f} minutes of {stage}: {line}", flush=True)
 
-            left = max(0.0, minutes - before)
             return campaign.measure(
-                learnt, runtime, wanted, whole, plan, compare=False, minutes=left, report=told
+                asked.folder / f"{name}.json",
+                runtime,
+                blocks,
+                networks,
+                plan,
+                compare=False,
+                minutes=max(0.0, asked.minutes - before) if blocks else None,
+                report=told,
             )
 
         patiently(attempt)
-    patiently(
-        lambda: campaign.measure(
-            tested,
-            runtime,
-            [],
-            held_out,
-            NETWORK_PLAN,
-            beside=store.load(learnt),
-            compare=False,
-            report=lambda line: print(f"{name}, held out: {line}", flush=True),
-        )
-    )
 
 
 def patiently(measure: Callable[[], campaign.Done]) -> None:
@@ -195,10 +183,18 @@ def _macs(found) -> int:
     return sum(macs(call).total for call in found)
 
 
+def parted(folder: Path, name: str) -> tuple[Measurements, tuple[Network, ...]]:
+    """What is learnt from, and the networks that were held out."""
+    found = store.load(folder / f"{name}.json")
+    mine = [n.name.startswith(f"random/{LEARNT}/") for n in found.networks]
+    learnt = tuple(itertools.compress(found.networks, mine))
+    held_out = tuple(n for n, own in zip(found.networks, mine, strict=True) if not own)
+    return found._replace(networks=learnt), held_out
+
+
 def compared(folder: Path, name: str) -> Iterator[tuple[str, list[Pair]]]:
     """Yields ways to predict, and their predictions of the held-out networks."""
-    learnt = store.load(folder / f"{name}-learnt.json")
-    tested = store.load(folder / f"{name}-held-out.json")
+    learnt, held_out = parted(folder, name)
     fitted = fitting.fit(learnt, fitting.gaussian_process)
     model = fitted.model
     for way, used in (
@@ -206,7 +202,7 @@ def compared(folder: Path, name: str) -> Iterator[tuple[str, list[Pair]]]:
         ("sum of predicted blocks", model.alone),
         ("multiply-accumulates", ByMacs(learnt.networks)),
     ):
-        pairs, refused = check.of_networks(used, tested.networks)
+        pairs, refused = check.of_networks(used, held_out)
         assert not refused, refused
         yield way, pairs
 
@@ -225,15 +221,23 @@ def main() -> None:
     lines, points = [], {}
     jax.config.update("jax_compilation_cache_dir", str(asked.folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    held_out = {} if asked.report else by_size(networks(HELD_OUT, asked.networks))
+    wholes: dict[str, Whole] = {}
+    if not asked.report:
+        wholes = networks(LEARNT, asked.learnt) | networks(HELD_OUT, asked.networks)
+        wholes = in_any_order(wholes)
     if asked.compile:
-        return compile_ahead(asked.runtimes, held_out)
+        return compile_ahead(asked.runtimes, wholes)
     for name in asked.runtimes:
         if not asked.report:
-            measure(asked, name, RUNTIMES[name](), held_out)
-        learnt = store.load(asked.folder / f"{name}-learnt.json")
-        print(f"\n{learnt.provenance}: learnt from {len(learnt.table.rows)} blocks and", end=" ")
-        print(f"{len(learnt.networks)} networks")
+            measure(asked, name, RUNTIMES[name](), wholes)
+        learnt, held_out = parted(asked.folder, name)
+        spent = json.loads((asked.folder / f"{name}-minutes.json").read_text())
+        share = len(learnt.networks) / (len(learnt.networks) + len(held_out))
+        print(
+            f"\n{learnt.provenance}: learnt from {len(learnt.table.rows)} blocks and "
+            f"{len(learnt.networks)} networks, measured in {spent['blocks']:.1f} and, by their "
+            f"share of all networks' time, {share * spent['networks']:.1f} minutes"
+        )
         for way, pairs in compared(asked.folder, name):
             lines.append(row(name, way, check.errors(pairs)))
             if way == "learnt":

@@ -1,11 +1,17 @@
-"""The benchmark of real runtimes waits for the machine it began on, and not for ever."""
+"""The benchmark of real runtimes learns from other networks than it is judged on, measured side by
+side, and waits for the machine it began on, not for ever."""
 
 from pathlib import Path
 
 import pytest
 
 from benchmarks import runtimes
+from benchmarks.runtimes import HELD_OUT, LEARNT, in_any_order, networks, parted
+from latency_models import store
 from latency_models.campaign import Done, OffPace
+from latency_models.latency import Latency
+from latency_models.rows import Network
+from latency_models.runtimes.xla import XLA
 
 
 @pytest.fixture
@@ -36,3 +42,21 @@ def test_a_machine_that_is_another_one_for_good_is_an_error(slept):
     with pytest.raises(OffPace, match="it is slow"):
         runtimes.patiently(measure)
     assert len(slept) == runtimes.PATIENCE - 1
+
+
+WHOLES = networks(LEARNT, 3) | networks(HELD_OUT, 5)
+
+
+def test_what_is_judged_was_not_learnt_from(tmp_path):
+    measured = [Network(name, whole, Latency(1.0, 0.1)) for name, whole in WHOLES.items()]
+    store.write(tmp_path / "xla.json", XLA().provenance, networks=measured)
+    learnt, held_out = parted(tmp_path, "xla")
+    assert {n.name for n in learnt.networks} == networks(LEARNT, 3).keys()
+    assert {n.name for n in held_out} == networks(HELD_OUT, 5).keys()
+
+
+def test_networks_are_measured_in_an_order_that_does_not_tell_what_they_are_for():
+    order = list(in_any_order(WHOLES))
+    assert order == list(in_any_order(dict(reversed(WHOLES.items()))))
+    mine = [name.startswith(f"random/{LEARNT}/") for name in order]
+    assert sorted(order) == sorted(WHOLES) and mine not in (sorted(mine), sorted(mine)[::-1])
