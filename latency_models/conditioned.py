@@ -141,26 +141,39 @@ def fit(model: Learned, networks: Sequence[tuple[Iterable[Call], Latency]]) -> C
         off = np.log(measured / within.sum(1)) + shares @ shift
         return _Seen(shares, np.array([shares @ part @ shares.T for part in parts]), off, known)
 
-    shift = np.zeros(len(distinct))
-    for _ in range(_PASSES):
-        seen = linear(shift)
+    def told(seen: _Seen) -> tuple[_Told, np.ndarray]:
+        """What follows from it, and how far off calls are."""
         change = _likeliest(seen)
         factor = np.linalg.cholesky(seen.covariance(change))
         pull = cho_solve((factor, True), seen.off)
         covariance = np.tensordot(_weights(change), np.array(parts), 1)
-        shift = covariance @ seen.shares.T @ pull
+        return _Told(change, pull, factor), covariance @ seen.shares.T @ pull
+
+    seen = linear(np.zeros(len(distinct)))
+    found, shift = told(seen)
+    for _ in range(_PASSES - 1):
+        seen = linear(shift)
+        found, shift = told(seen)
     return Conditioned(
         model,
-        tuple(map(float, change)),
+        tuple(map(float, found.change)),
         start_ms,
         lengths,
         x,
         calls.starts,
         seen.shares,
-        pull,
-        factor,
+        found.pull,
+        found.factor,
         widening=_widening(_left_out(seen)),
     )
+
+
+class _Told(NamedTuple):
+    """What networks tell."""
+
+    change: Change
+    pull: np.ndarray  # [networks]
+    factor: np.ndarray  # [networks, networks]
 
 
 class _Seen(NamedTuple):

@@ -29,8 +29,8 @@ def cluster(hosts: list[Host], patience: float) -> Iterator[str]:
     with clusters.cluster(**own) as head, contextlib.ExitStack() as nodes:
         for host in hosts:
             nodes.callback(host.kill)
-            join(host, head.address)
-        yield head.address
+            join(host, str(head.address))
+        yield str(head.address)
 
 
 def join(host: Host, address: str) -> None:
