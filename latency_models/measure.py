@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from latency_models.latency import PROBABILITIES, Latency, Spread, Whole
+from latency_models.pages import collapse
 from latency_models.runtimes import Run, Runtime, Subject
 from latency_models.runtimes.xla import XLA
 from search_spaces.ops import Call, Shape
@@ -90,7 +91,7 @@ class Plan:
     Without a `target` whatever comes out is reported, with its error. With one, there are more
     rounds where they are needed, those in which the whole machine was slow do not count, and
     `TooNoisy` is raised where that does not help. `throttled` counts the times that the machine
-    slowed down for heat.
+    slowed down for heat, and `settle` runs once all that is timed has its memory.
     """
 
     seconds: float = 1.0
@@ -102,6 +103,7 @@ class Plan:
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
     throttled: Callable[[], int | None] = throttled
+    settle: Callable[[], None] = collapse
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.repeats < 1 or self.rounds * self.repeats < 2:
@@ -186,6 +188,7 @@ def measure_all(
     heat = plan.throttled()
     for _, run in itertools.product(range(plan.warmup), runs):
         run()
+    plan.settle()
     begin = plan.clock()
     timers = [_timer(run, plan.clock) for run in runs]
     rounds: list[Rounds] = [{} for _ in runs]
