@@ -335,10 +335,11 @@ def test_nsga2_finds_better_fronts_than_random_search():
 
 def test_the_surrogate_finds_the_optimum_where_leaves_add_up():
     problem = beads.problem(6)
-    strategy = Exploration(problem, Surrogate(first=6), 40)
-    best = strategy.best(finished(strategy, beads.additive))
-    assert best is not None
-    assert best.quality.mean == pytest.approx(optimum(problem, beads.additive))
+    for seed in range(4):
+        strategy = Exploration(problem, Surrogate(first=6), 40, seed)
+        best = strategy.best(finished(strategy, beads.additive))
+        assert best is not None
+        assert best.quality.mean == pytest.approx(optimum(problem, beads.additive))
 
 
 def test_the_surrogate_draws_no_more_than_it_says_where_a_space_is_not_listed(monkeypatch):
@@ -349,9 +350,19 @@ def test_the_surrogate_draws_no_more_than_it_says_where_a_space_is_not_listed(mo
         return draws[-1]
 
     monkeypatch.setattr("nas.strategies.surrogate.draw", drawing)
-    strategy = Exploration(beads.problem(5, listed=False), Surrogate(first=3, drawn=2), 8)
-    assert len(finished(strategy).trials) == 8
-    assert len(draws) == 3 + 5 * 2
+    policy = Surrogate(first=3, choices=4, drawn=2)
+    assert len(finished(Exploration(beads.problem(5, listed=False), policy, 8)).trials) == 8
+    assert len(draws) == 3 * 4 + 5 * 2
+
+
+def test_the_surrogate_begins_with_what_takes_most_of_its_limits():
+    problem = beads.problem(6)
+
+    def used(choices: int) -> float:
+        trials = finished(Exploration(problem, Surrogate(first=8, choices=choices), 8)).trials
+        return float(np.mean([problem.used(trial.spec) for trial in trials]))
+
+    assert used(1) < used(3) < used(20) < len(problem.devices)
 
 
 def test_successive_halving_gives_the_best_more_shards_and_the_others_none():
@@ -478,6 +489,7 @@ def test_what_is_far_below_the_median_is_all_alike():
         lambda: RegularisedEvolution(5, 6),
         lambda: SuccessiveHalving(1),
         lambda: Surrogate(first=1),
+        lambda: Surrogate(choices=0),
         lambda: Surrogate(drawn=0),
     ],
 )

@@ -61,11 +61,8 @@ class Problem(Generic[Spec]):
 
     def overruns(self, spec: Spec) -> Mapping[str, float]:
         """By which share of its limit `spec` is over it, on the devices where it is."""
-        shares = {
-            name: self.upper_ms(spec, name) / device.limit_ms - 1
-            for name, device in self.devices.items()
-        }
-        return {name: share for name, share in shares.items() if share > 0}
+        shares = self._shares(spec)
+        return {name: share - 1 for name, share in shares.items() if share > 1}
 
     def excess(self, spec: Spec) -> float:
         """The overruns added up; 0 if `spec` keeps to all limits."""
@@ -74,6 +71,16 @@ class Problem(Generic[Spec]):
     def fits(self, spec: Spec) -> bool:
         """Whether `spec` keeps to all limits."""
         return not self.overruns(spec)
+
+    def used(self, spec: Spec) -> float:
+        """The shares of their limits that `spec` takes on all devices, added up."""
+        return math.fsum(self._shares(spec).values())
+
+    def _shares(self, spec: Spec) -> Mapping[str, float]:
+        return {
+            name: self.upper_ms(spec, name) / device.limit_ms
+            for name, device in self.devices.items()
+        }
 
     def neighbours(self, spec: Spec) -> tuple[Spec, ...]:
         """What one edit makes of `spec`, each once."""

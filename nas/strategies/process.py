@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.linalg import solve_triangular
 
-NOISES = (0.1, 0.2, 0.4, 0.8)  # Of the standard deviation of what was seen.
+NOISES = (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)  # Of the standard deviation of what was seen.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

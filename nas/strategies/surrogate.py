@@ -5,7 +5,7 @@ Latency is no part of the model: it is known, so only what keeps to the limits i
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,13 +20,16 @@ from nas.strategies.problem import Problem
 Describe: TypeAlias = Callable[[Any], Mapping[str, float]]
 """What of a spec may matter, as named numbers of the order of one; 0 where a name is absent."""
 
-LENGTHS = (0.5, 1.0, 2.0, 4.0)
+LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Over which quality varies, in distances between two specs at random."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """After `first` specs at random, the one from which a model expects most improvement.
+    """After `first` specs, the one from which a model expects most improvement.
+
+    Each of the first is the one, of `choices` at random, that takes most of what the limits allow:
+    what may take longer tends to be better.
 
     The model is a Gaussian process of what `describe` says of specs, by default their leaves. A
     space that knows what its specs have in common should say so: it is what decides how many
@@ -39,13 +42,15 @@ class Surrogate:
 
     describe: Describe = indicators
     first: int = 10
+    choices: int = 8
     ahead: int = 1
     shortlist: int = 256
     best: int = 5
     drawn: int = 64
 
     def __post_init__(self) -> None:
-        if self.first < 2 or min(self.ahead, self.shortlist, self.best, self.drawn) < 1:
+        rest = (self.choices, self.ahead, self.shortlist, self.best, self.drawn)
+        if self.first < 2 or min(rest) < 1:
             raise ValueError(f"{self}: `first` must be two or more, the others one or more")
 
     def propose(
@@ -53,7 +58,7 @@ class Surrogate:
     ) -> Proposal | None:
         taken = seen(trials)
         if len(trials) < self.first:
-            return full(problem, draw(problem, rng, taken))
+            return full(problem, self._begun(problem, rng, taken))
         known = max(len(trials) - self.ahead + 1, self.first)
         if not settled(trials, known):
             return None
@@ -83,6 +88,13 @@ class Surrogate:
         deviations = model.deviation(covariances[:, short])
         best = np.argmax(improvement(means[short], deviations, values.max()))
         return full(problem, view.specs[short[best]])
+
+    def _begun(
+        self, problem: Problem[Any], rng: np.random.Generator, taken: Container[Any]
+    ) -> Any | None:
+        """The one of some at random that takes most of its limits."""
+        drawn = [draw(problem, rng, taken) for _ in range(self.choices)]
+        return max((s for s in drawn if s is not None), key=problem.used, default=None)
 
     def _pool(
         self, problem: Problem[Any], near: Sequence[Any], rng: np.random.Generator
