@@ -2,7 +2,7 @@
 
     python -m benchmarks.strategies --data ../shared/data/nasbench201 [--seeds 20] [--plot FILE]
 
-CIFAR-10 and CIFAR-100, four limits each on three devices, 20 seeds: our strategies beside Optuna's
+CIFAR-10 and CIFAR-100, three limits each on five devices, 20 seeds: our strategies beside Optuna's
 TPE and NSGA-II samplers and pymoo's genetic algorithm (`pip install 'nas[peers]'`), in the same
 space of 15,625 cells, told the same accuracies and limits. Peers are told by how much a cell is
 over the limit, in the way each of them wants it, and may spend up to 400 evaluations, of which at
@@ -42,7 +42,13 @@ from nas.strategies.random import Random
 from nas.strategies.regularised import RegularisedEvolution
 from nas.strategies.surrogate import Surrogate
 
-LIMITS = {"gold_6226": (8.0, 11.0), "titan_rtx_256": (21.0,), "eyeriss": (5.0,)}
+LIMITS = {
+    "gold_6226": (8.0, 11.0, 14.0),
+    "titan_rtx_256": (18.0, 21.0, 25.0),
+    "pixel2": (14.0, 18.0, 22.0),
+    "eyeriss": (5.0, 7.0, 9.0),
+    "fpga": (4.0, 5.0, 6.0),
+}
 ACCURACIES = {"CIFAR-10": "c10_test_200ep", "CIFAR-100": "c100_test_200ep"}
 MOST = 200
 CLOSE = 0.1

@@ -41,21 +41,7 @@ from nas.training import Trainer, adamw
 from search_spaces.model import Model, Weights
 
 STYLES = ("fluent-flat", "fluent-3d")
-TEXT = {
-    "architectures": ["CLIPTextModel"],
-    "model_type": "clip_text_model",
-    "vocab_size": vocabulary.VOCABULARY,
-    "max_position_embeddings": vocabulary.LENGTH,
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 128,
-    "bos_token_id": vocabulary.VOCABULARY - 2,
-    "eos_token_id": vocabulary.VOCABULARY - 1,
-    "pad_token_id": vocabulary.VOCABULARY - 1,
-}
+TEXT = {"architectures": ["CLIPTextModel"], **vocabulary.ENCODER}
 UNET = {
     "_class_name": "UNet2DConditionModel",
     "act_fn": "silu",

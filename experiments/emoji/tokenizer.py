@@ -15,6 +15,20 @@ from experiments.emoji.pictures import load
 
 VOCABULARY = 3000
 LENGTH = 20  # The longest prompt has 18 tokens, start and end included.
+ENCODER = {  # Of these texts, in CLIP and in the pipeline alike.
+    "model_type": "clip_text_model",
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": LENGTH,
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 128,
+    "bos_token_id": VOCABULARY - 2,
+    "eos_token_id": VOCABULARY - 1,
+    "pad_token_id": VOCABULARY - 1,
+}
 
 
 def main(folder: Path) -> None:
