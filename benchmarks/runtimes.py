@@ -6,12 +6,11 @@ For every runtime: blocks of random U-Nets are measured for `--minutes`, and ran
 whole. A model is fitted to the blocks and to some of the U-Nets, `--learnt` of them. It predicts
 the others, which were held out, beside the plain sum of predicted blocks and a line through
 multiply-accumulates. U-Nets are drawn from the whole space, from the size of the embedded default
-to a quarter of SD-1.5, and measured in random order: a machine that others share is another one an
-hour later, by more than models are wrong, so what is learnt from and what is judged were measured
-side by side. Everything measured is kept in FOLDER at once, so a run that was interrupted goes on
-where it stopped. Let nothing else run meanwhile. With one core pinned by `taskset -c 1`,
-`--compile` can run on another: it measures nothing, and compiles and converts for the measurements
-to find.
+to a quarter of SD-1.5. What is learnt from and what is judged are measured side by side, by size: a
+machine that others share is another one an hour later, by more than models are wrong. Everything
+measured is kept in FOLDER at once, so a run that was interrupted goes on where it stopped. Let
+nothing else run meanwhile. With one core pinned by `taskset -c 1`, `--compile` can run on another:
+it measures nothing, and compiles and converts for the measurements to find.
 
 Prints a table in Markdown, and draws predicted against measured.
 """
@@ -87,11 +86,18 @@ def networks(seed: int, count: int) -> dict[str, Whole]:
     }
 
 
-def in_any_order(found: Mapping[str, Whole]) -> dict[str, Whole]:
-    """The same for the same names, and no matter what they are for or how large they are."""
-    names = sorted(found)
-    order = np.random.default_rng(0).permutation(len(names))
-    return {names[i]: found[names[i]] for i in order}
+def side_by_side(found: Mapping[str, Whole]) -> dict[str, Whole]:
+    """The same in the order in which to measure: in a portion are networks that take about as long,
+    so that no turn waits for one, whatever they are for, and portions come in any order."""
+
+    def size(name: str) -> tuple[int, str]:
+        return sum(macs(call).total for call in calls(*found[name]).values()), name
+
+    names = sorted(found, key=size)
+    whole, left = divmod(len(names), campaign.NETWORKS)
+    starts = left + campaign.NETWORKS * np.random.default_rng(0).permutation(whole)
+    ordered = [name for start in starts for name in names[start : start + campaign.NETWORKS]]
+    return {name: found[name] for name in [*ordered, *names[:left]]}
 
 
 @functools.cache
@@ -224,7 +230,7 @@ def main() -> None:
     wholes: dict[str, Whole] = {}
     if not asked.report:
         wholes = networks(LEARNT, asked.learnt) | networks(HELD_OUT, asked.networks)
-        wholes = in_any_order(wholes)
+        wholes = side_by_side(wholes)
     if asked.compile:
         return compile_ahead(asked.runtimes, wholes)
     for name in asked.runtimes:

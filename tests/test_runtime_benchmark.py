@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import runtimes
-from benchmarks.runtimes import HELD_OUT, LEARNT, in_any_order, networks, parted
+from benchmarks.runtimes import HELD_OUT, LEARNT, networks, parted, side_by_side
 from latency_models import store
 from latency_models.campaign import Done, OffPace
 from latency_models.latency import Latency
 from latency_models.rows import Network
 from latency_models.runtimes.xla import XLA
+from search_spaces.counting import macs
+from search_spaces.program import calls
 
 
 @pytest.fixture
@@ -55,8 +57,10 @@ def test_what_is_judged_was_not_learnt_from(tmp_path):
     assert {n.name for n in held_out} == networks(HELD_OUT, 5).keys()
 
 
-def test_networks_are_measured_in_an_order_that_does_not_tell_what_they_are_for():
-    order = list(in_any_order(WHOLES))
-    assert order == list(in_any_order(dict(reversed(WHOLES.items()))))
-    mine = [name.startswith(f"random/{LEARNT}/") for name in order]
-    assert sorted(order) == sorted(WHOLES) and mine not in (sorted(mine), sorted(mine)[::-1])
+def test_networks_of_about_one_size_are_measured_together_whatever_they_are_for(monkeypatch):
+    monkeypatch.setattr(runtimes.campaign, "NETWORKS", 3)
+    found = side_by_side(WHOLES)
+    assert list(found) == list(side_by_side(dict(reversed(WHOLES.items()))))
+    sizes = [sum(macs(c).total for c in calls(*whole).values()) for whole in found.values()]
+    portions = sorted([sizes[:3], sizes[3:6], sizes[6:]])  # Of eight networks, two are left over.
+    assert [size for portion in portions for size in portion] == sorted(sizes) != sizes
