@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from nas.evolution import Reference, Score, Train
 from nas.exploring import Compare, Exploring, Limit, Price, State
 from nas.journal import Journal, Outcome
 from nas.perform import Performer
+from nas.progress_exploring import described
 from nas.report import explored
 from nas.report.explored import Explored
 from nas.search import replay, search, search_abreast
@@ -219,6 +222,29 @@ def test_exact_selection_of_removals_has_its_gap_in_the_report(tmp_path):
     assert "Greedy choice is " in text and "Step(" not in text and told.kept
     assert "The winner: remove " in explored.summary(told)
     assert all(f"<h3>{device}</h3>" in text for device in LIMITS)
+
+
+def test_the_report_says_which_candidates_fit_and_marks_the_best(tmp_path):
+    asked = strategy(Exact(), 40, edits=("Remove",))
+    go_on(tmp_path / "journal.jsonl", asked)
+    search, done = Explored.read(tmp_path, asked).search
+    fits = [search.problem.fits(trial.spec) for trial in done.trials]
+    said = re.findall("<td>(yes|no)</td>", explored.candidates(search, done.trials))
+    assert said == ["yes" if each else "no" for each in fits] and set(fits) == {True, False}
+    best = search.best(done)
+    assert best is not None
+    marked = re.findall("<tr class=chosen>(.*?)</tr>", explored.fronts(search, done))
+    assert len(marked) == len(LIMITS)
+    assert all(escape(described(best.spec)) in row for row in marked)
+
+
+@pytest.mark.parametrize(("slower", "kept"), [(1.0, "within"), (100.0, "over")])
+def test_the_summary_says_whether_the_winner_keeps_to_its_limits(tmp_path, slower, kept):
+    asked = strategy(Random(), 4)
+    go_on(tmp_path / "journal.jsonl", asked, Fake(slower))
+    told = Explored.read(tmp_path, asked)
+    said = re.findall("; (within|over) the limit of", explored.summary(told))
+    assert said == [kept] * len(LIMITS) and told.kept is (kept == "within")
 
 
 # Edits of edits.
