@@ -1,20 +1,23 @@
-"""What calls take right after themselves and after others, and what networks are the sum of.
+"""What calls and networks take in a loop and after others, and what networks are the sum of.
 
     taskset -c 1 python -m benchmarks.loops [--runtime onnxruntime] [--networks 4] [--seconds 80]
 
-Runs random U-Nets and all their distinct calls in turns, each twice: the first run finds the caches
-full of others' memory, the second its own. Prints for each network what it takes right after itself
-and after others, and by how much the sums of its calls are off what it takes right after itself.
-And by how much medians of a quarter of the time differ.
+Random U-Nets, all their distinct calls, and a large U-Net take turns, each in a loop: the first run
+finds the caches full of others' memory, the later half of the loop its own. Prints for each network
+what its first and its second run take and what it takes in the loop, by how much the sums of its
+calls are off what it takes in the loop, and by how much medians of a quarter of the time differ.
 """
 
 import dataclasses
+import time
 
 import numpy as np
 import tyro
 
-from benchmarks.pace import apart, in_turns
+from benchmarks.pace import apart, timed
 from benchmarks.runtimes import LEARNT, networks
+from latency_models.measure import PLAN
+from latency_models.runtimes import Run
 from nas.cli import tuned
 from nas.devices import RUNTIMES, RuntimeName
 from search_spaces.counting import macs
@@ -30,6 +33,14 @@ class Settings:
     """For which they run."""
 
 
+def loop(run: Run) -> tuple[float, float, float]:
+    """Milliseconds of the first run, of the second, and of the later half."""
+    times = [timed(run), timed(run)]
+    while sum(times) < PLAN.loop_s:
+        times.append(timed(run))
+    return 1e3 * times[0], 1e3 * times[1], 1e3 * float(np.median(times[len(times) // 2 :]))
+
+
 def main() -> None:
     tuned("benchmarks.loops")  # As `nas profile` is.
     asked = tyro.cli(Settings, description=__doc__)
@@ -43,31 +54,33 @@ def main() -> None:
     chosen = [smaller[round(i)] for i in np.linspace(0, 11, asked.networks)]
     parts = {name: list(calls(*drawn[name]).values()) for name in chosen}
     distinct = list(dict.fromkeys(call for name in chosen for call in parts[name]))
-    subjects = [*distinct, *(drawn[name] for name in chosen)]
+    count = len(distinct)
+    large = max(drawn, key=lambda name: size[name])
+    subjects = [*distinct, *(drawn[name] for name in (*chosen, large))]
     runs = [runtime.prepare(subject, compare=False).run for subject in subjects]
     for run in runs:
         run()
-    at, turns = in_turns([run for run in runs for _ in range(2)], asked.seconds)
-    after_others, looped = 1e3 * turns[:, ::2], 1e3 * turns[:, 1::2]
-    count = len(distinct)
+    begin, at, turns = time.perf_counter(), list[float](), list[list[tuple[float, ...]]]()
+    while (now := time.perf_counter() - begin) < asked.seconds:
+        at.append(now)
+        turns.append([loop(run) for run in runs])
+    first, second, looped = np.moveaxis(np.array(turns), -1, 0)  # [turns, runs] each.
     far, near = (
-        np.median(apart(at, times[:, :count], at[-1] / 4)) for times in (after_others, looped)
+        np.median(apart(np.array(at), times[:, :count], at[-1] / 4)) for times in (first, looped)
     )
     print(
-        f"{runtime.provenance}: {len(turns)} turns of {count} calls and {len(chosen)} networks\n"
-        f"medians of a quarter of the time differ by {near:.1%} right after themselves, "
-        f"by {far:.1%} after others\n\n"
-        "| network | calls | right after itself, ms | after others, ms | sum of calls right after "
-        "themselves | after others |\n|---|---|---|---|---|---|"
+        f"{runtime.provenance}: {len(turns)} turns of {count} calls, {len(chosen)} networks and a "
+        f"large one\nmedians of a quarter of the time differ by {near:.1%} in loops, by {far:.1%} "
+        "after others\n\n"
+        "| network | calls | first run, ms | second | in a loop | sum of calls in loops | of their "
+        "first runs |\n|---|---|---|---|---|---|---|"
     )
     for number, name in enumerate(chosen, start=count):
         own = [distinct.index(call) for call in parts[name]]
-        whole = np.median(looped[:, number])
-        sums = [
-            np.median(times[:, own], axis=0).sum() / whole - 1 for times in (looped, after_others)
-        ]
+        one, two, whole = (np.median(times[:, number]) for times in (first, second, looped))
+        sums = [np.median(times[:, own], axis=0).sum() / whole - 1 for times in (looped, first)]
         print(
-            f"| {name} | {len(own)} | {whole:.2f} | {np.median(after_others[:, number]):.2f} | "
+            f"| {name} | {len(own)} | {one:.2f} | {two:.2f} | {whole:.2f} | "
             f"{sums[0]:+.0%} | {sums[1]:+.0%} |"
         )
 

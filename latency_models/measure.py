@@ -1,8 +1,9 @@
 """Wall-clock latency on this machine, of calls and of whole networks alike, by any runtime.
 
 Things that will be compared are measured in turns (A B C A B C ...), so that a machine that slows
-down meanwhile slows all of them and their ratios hold. In each turn they run twice, and the second
-run is timed: what a run takes in a loop, as a sampler runs a network, whatever ran before it.
+down meanwhile slows all of them and their ratios hold. In each turn a run is a loop, as a sampler
+runs a network, of which the later half is timed: what it takes whatever ran before it. A long
+network has the caches to itself after one run, a short one after some (`benchmarks.loops`).
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from search_spaces.program import Program
 # Is told what is being done ("compile", "measure") and the share of it that is done.
 Progress: TypeAlias = Callable[[str, float], None]
 
-# Runs once; the milliseconds it took.
+# Runs in a loop; the milliseconds that a run took.
 Timer: TypeAlias = Callable[[], float]
 
 # Milliseconds of one run, by the number of the round they were taken in.
@@ -84,7 +85,8 @@ class Plan:
     """How long to measure, and by which clock.
 
     `seconds` are shared by all that is measured together and split evenly over `rounds`, with
-    `pause_s` between them. However slow the runs, every round takes at least `repeats` of each.
+    `pause_s` between them. However slow the runs, every round takes at least `repeats` turns, in
+    each of which each runs in a loop of `loop_s` seconds, twice at least.
     Rounds tell a machine's slow minutes from a slow op: with two or more, the estimate is the
     median of the rounds' medians, and its error is how far those differ.
 
@@ -99,6 +101,7 @@ class Plan:
     repeats: int = 10
     warmup: int = 3
     pause_s: float = 0.0
+    loop_s: float = 0.04
     target: Target | None = None
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
@@ -190,7 +193,7 @@ def measure_all(
         run()
     plan.settle()
     begin = plan.clock()
-    timers = [_timer(run, plan.clock) for run in runs]
+    timers = [_timer(run, plan) for run in runs]
     rounds: list[Rounds] = [{} for _ in runs]
     for number in range(plan.rounds):
         _round(number, timers, rounds, plan, progress)
@@ -238,12 +241,15 @@ def _turns(timers: Sequence[Timer], plan: Plan) -> Iterator[tuple[list[float], f
             return
 
 
-def _timer(run: Run, clock: Callable[[], float]) -> Timer:
+def _timer(run: Run, plan: Plan) -> Timer:
     def timed() -> float:
-        run()
-        start = clock()
-        run()
-        return 1e3 * (clock() - start)
+        begin = now = plan.clock()
+        times: list[float] = []
+        while len(times) < 2 or now - begin < plan.loop_s:
+            run()
+            before, now = now, plan.clock()
+            times.append(now - before)
+        return 1e3 * float(np.median(times[len(times) // 2 :]))
 
     return timed
 

@@ -133,7 +133,7 @@ def _conditions() -> dict[str, str]:
     """How the C library's malloc is set: `nas` sets it, and what moves memory is faster then. And
     which run is timed; where a file does not say so, one that came after others."""
     malloc = os.environ.get("GLIBC_TUNABLES", "")
-    return {"GLIBC_TUNABLES": malloc, "timed": "right after a run of itself"}
+    return {"GLIBC_TUNABLES": malloc, "timed": "in a loop"}
 
 
 _SOURCE = "measured by latency_models.measure"

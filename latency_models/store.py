@@ -29,7 +29,7 @@ SCHEMA = 2
 class Measurements(NamedTuple):
     """Rows of calls and of whole networks, all of one provenance.
 
-    `yardsticks` tell at which pace the machine ran: what some calls take right after themselves,
+    `yardsticks` tell at which pace the machine ran: what some calls take in a loop,
     which does not depend on what runs beside them.
     """
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from search_spaces.program import Step
 IMAGE = jax.ShapeDtypeStruct((1, 8, 8, 4), "float32")
 BLOCKS = [Call(Conv(width), (IMAGE,)) for width in range(1, 41)]
 REFUSED = Call(Downsample(), (IMAGE,))
+TWICE: dict[str, Any] = {"seconds": 0.0, "rounds": 6, "loop_s": 0.0}
 NETWORKS = {
     f"n{width}": Whole((Step("first", Conv(width), ("image",)),), {"image": IMAGE})
     for width in range(1, 7)
@@ -87,7 +89,7 @@ class MadeUp(Runtime):
 
 
 def measure(path: Path, runtime: MadeUp, *, minutes: float | None = None, **target: float):
-    plan = Plan(0.0, rounds=6, repeats=2, target=Target(**target), clock=runtime.clock)
+    plan = Plan(**TWICE, repeats=2, target=Target(**target), clock=runtime.clock)
     return campaign.measure(
         path, runtime, [*BLOCKS, REFUSED], NETWORKS, plan, minutes=minutes, clock=runtime.clock
     )
@@ -138,7 +140,7 @@ def test_a_campaign_that_was_killed_goes_on_with_what_is_missing(path, killed_at
 
 def test_networks_need_not_be_compared_with_what_jax_computes(path):
     runtime = MadeUp()
-    plan = Plan(0.0, rounds=6, repeats=2, target=Target(), clock=runtime.clock)
+    plan = Plan(**TWICE, repeats=2, target=Target(), clock=runtime.clock)
     campaign.measure(path, runtime, BLOCKS[:16], NETWORKS, plan, compare=False, clock=runtime.clock)
     assert runtime.compared == 16
 
@@ -204,7 +206,7 @@ def test_a_file_that_does_not_say_its_pace_is_said_not_to(path):
     for times in (1, 0):  # And from then on it does.
         said: list[str] = []
         runtime = MadeUp()
-        plan = Plan(0.0, rounds=6, repeats=2, target=Target(), clock=runtime.clock)
+        plan = Plan(**TWICE, repeats=2, target=Target(), clock=runtime.clock)
         wanted = BLOCKS[: 5 if times else 9]
         campaign.measure(path, runtime, wanted, {}, plan, report=said.append, clock=runtime.clock)
         assert sum("does not say at which pace" in line for line in said) == times
@@ -237,7 +239,9 @@ def test_a_portion_at_another_pace_is_measured_later(path):
     known = len(store.load(path).table.rows)
     runtime.slow_from, runtime.slow_until = 0, runtime.runs + 400
     said: list[str] = []
-    plan = Plan(0.0, rounds=6, repeats=2, target=Target(limit_s=0.2), clock=runtime.clock)
+    plan = Plan(
+        0.0, rounds=6, loop_s=0.0, repeats=2, target=Target(limit_s=0.2), clock=runtime.clock
+    )
     done = campaign.measure(
         path, runtime, BLOCKS, NETWORKS, plan, report=said.append, clock=runtime.clock
     )
@@ -262,7 +266,9 @@ def test_networks_are_held_against_calls_of_another_file(path, tmp_path):
     slower = Paced()
     slower.slow_until = 10**9
     with pytest.raises(campaign.OffPace):
-        plan = Plan(0.0, rounds=6, repeats=2, target=Target(limit_s=0.2), clock=slower.clock)
+        plan = Plan(
+            0.0, rounds=6, loop_s=0.0, repeats=2, target=Target(limit_s=0.2), clock=slower.clock
+        )
         many = {f"{name} {i}": whole for name, whole in NETWORKS.items() for i in range(2)}
         campaign.measure(
             tmp_path / "networks.json",
@@ -322,7 +328,7 @@ def test_networks_are_held_against_networks_that_were_measured_before(path):
         for width in range(50, 62)
     }
     runtime = Memory()
-    plan = Plan(0.0, rounds=6, repeats=1, target=Target(), clock=runtime.clock)
+    plan = Plan(**TWICE, repeats=1, target=Target(), clock=runtime.clock)
     some = dict(list(wholes.items())[:4])
     campaign.measure(path, runtime, BLOCKS[:8], some, plan, clock=runtime.clock)
     runtime.slower = 1.15
@@ -369,7 +375,9 @@ def test_what_a_network_does_to_the_first_run_after_it_does_not_matter(path):
         for width in range(60, 63)
     }
     runtime = Upset()
-    plan = Plan(0.0, rounds=6, repeats=1, target=Target(limit_s=5.0), clock=runtime.clock)
+    plan = Plan(
+        0.0, rounds=6, loop_s=0.0, repeats=1, target=Target(limit_s=5.0), clock=runtime.clock
+    )
     done = campaign.measure(path, runtime, BLOCKS[:16], wholes, plan, clock=runtime.clock)
     assert done.measured == 19
     found = store.load(path).networks

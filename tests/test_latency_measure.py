@@ -43,7 +43,8 @@ class Machine:
 
     def plan(self, seconds: float = 0.0, **options: Any) -> Plan:
         options = {"throttled": lambda: None, **options}
-        return Plan(seconds, **options, clock=lambda: self.now, sleep=self.sleep)
+        given = {"loop_s": 0.0, **options}
+        return Plan(seconds, **given, clock=lambda: self.now, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now, self.slept, self.log = self.now + seconds, self.slept + 1, f"{self.log}|"
@@ -84,15 +85,21 @@ def test_things_measured_together_take_turns():
 
 def test_what_ran_before_does_not_matter():
     class Cold(Machine):
-        """The first run after another takes five times as long."""
+        """The first three runs after another take five times as long."""
 
         def work(self, name: str, ms: float) -> None:
-            super().work(name, ms if self.log.endswith(name) else 5 * ms)
+            super().work(name, ms if self.log.endswith(3 * name) else 5 * ms)
 
     machine = Cold()
-    assert [row.ms for row in measure_all(machine.runs(A=1, B=2), machine.plan())] == pytest.approx(
-        [1, 2]
-    )
+    found = measure_all(machine.runs(A=1, B=2), machine.plan(loop_s=0.06))
+    assert [row.ms for row in found] == pytest.approx([1, 2])
+
+
+def test_the_later_half_of_a_loop_counts_and_a_long_run_is_run_twice():
+    machine = Machine()
+    plan = machine.plan(warmup=0, repeats=2, loop_s=0.006)
+    measure_all(machine.runs(A=1, B=10), plan)
+    assert machine.log == 2 * ("A" * 6 + "BB")
 
 
 def test_the_estimate_is_what_the_clock_says():
