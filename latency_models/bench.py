@@ -38,10 +38,10 @@ class Bench(abc.ABC):
 
 
 # Rounds tell a slow minute from a slow op: see `Plan`.
-CALLS = Plan(seconds=12.0, rounds=4, repeats=5)
-NETWORKS = Plan(seconds=8.0, rounds=4, repeats=5)
+CALLS = Plan(seconds=12.0, rounds=4, repeats=1)
+NETWORKS = Plan(seconds=8.0, rounds=4, repeats=2)
 # What is kept and compared for long: it is sure, or it is an error.
-CAREFUL = Plan(seconds=40.0, rounds=10, repeats=2, target=Target())
+CAREFUL = Plan(seconds=40.0, rounds=10, repeats=1, target=Target())
 
 
 @dataclasses.dataclass(frozen=True)
