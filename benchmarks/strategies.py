@@ -16,7 +16,7 @@ epochs, the mean over its training seeds. So this compares optimisers, and says 
 choice by validation accuracy holds on test data (`experiments.nasbench201.search` reports both).
 
 Every run is kept in a file as soon as it is done; the command goes on from there. Prints Markdown.
-The default was not timed as a whole; half an hour on one idle core is an estimate.
+The default took 45 minutes on one core, with one thread (`OPENBLAS_NUM_THREADS=1`).
 """
 
 import json
