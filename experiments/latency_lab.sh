@@ -17,7 +17,7 @@ profile() { $nas profile "$network" --cores "$core" ${PROFILE:-} "$@" || [ $? = 
 
 for runtime in ${RUNTIMES:-xla onnxruntime litert}; do
     file=$folder/$runtime
-    profile --runtime "$runtime" --edited "${EDITED:-16}" --minutes "${MINUTES:-4}" \
+    profile --runtime "$runtime" --edited "${EDITED:-16}" --minutes "${MINUTES:-8}" \
         --out "$file.json"
     $nas latency fit "$file.json" --out "$file"
     profile --runtime "$runtime" --edited "${CHECKED:-12}" --seed 1 --blocks 0 \

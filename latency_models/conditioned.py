@@ -74,7 +74,9 @@ class Conditioned(LatencyModel):
         x, alone, times = x[order], alone[order], times[order]
         own = _Calls(x, _starting(self.start_ms, alone), len(self.model.rates.kinds))
         known = _Calls(self.x, self.starts, own.kinds)
-        cross = self._covariance(own, known) @ self.shares.T
+        cross = np.zeros((len(x), 0))
+        if len(self.x):
+            cross = self._covariance(own, known) @ self.shares.T
         ms = times * alone * np.exp(cross @ self.pull)
         share = ms / math.fsum(ms)
         told = solve_triangular(self.factor, cross.T @ share, lower=True)
@@ -112,6 +114,38 @@ def _parts(a: _Calls, b: _Calls, lengths: np.ndarray) -> list[np.ndarray]:
     return [np.ones_like(same), same, np.outer(a.starts, b.starts), smooth]
 
 
+def unseen(model: Learned, calls: Iterable[Call]) -> Conditioned:
+    """`model` of these calls where no network was measured as a whole.
+
+    It says what `model` does of a network, and that sums are wrong by what networks usually change:
+    much more than calls that were measured one by one are.
+    """
+    x, starts, start_ms, lengths = _starts(model, tuple(calls))
+    return Conditioned(
+        model,
+        tuple(map(float, _USUAL)),
+        start_ms,
+        lengths,
+        x[:0],
+        starts[:0],
+        shares=np.zeros((0, 0)),
+        pull=np.zeros(0),
+        factor=np.zeros((0, 0)),
+        widening=1.0,
+    )
+
+
+def _starts(
+    model: Learned, calls: tuple[Call, ...]
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Features of calls, the share of each that is its start, how long a start takes, and the
+    lengths over which what networks change varies."""
+    alone = np.array([row.ms for row in model.price(calls)])
+    start_ms = float(np.quantile(alone, _SHORT))
+    x = described(calls, model.rates.kinds)
+    return x, _starting(start_ms, alone), start_ms, _LENGTHS * np.maximum(x.std(0), 0.05)
+
+
 def fit(model: Learned, networks: Sequence[tuple[Iterable[Call], Latency]]) -> Conditioned:
     """Conditions `model` on networks, each its calls and its latency as a whole.
 
@@ -128,10 +162,8 @@ def fit(model: Learned, networks: Sequence[tuple[Iterable[Call], Latency]]) -> C
         raise ValueError("a network took no time; leave it out")
     known = np.array([latency.std / latency.ms for _, latency in networks])
     alone = np.array([row.ms for row in model.price(distinct)])
-    start_ms = float(np.quantile(alone, _SHORT))
-    x = described(distinct, model.rates.kinds)
-    lengths = _LENGTHS * np.maximum(x.std(0), 0.05)
-    calls = _Calls(x, _starting(start_ms, alone), len(model.rates.kinds))
+    x, starts, start_ms, lengths = _starts(model, distinct)
+    calls = _Calls(x, starts, len(model.rates.kinds))
     parts = [model.regressor.covariance(x, x), *_parts(calls, calls, lengths)]
 
     def linear(shift: np.ndarray) -> _Seen:

@@ -102,12 +102,10 @@ def _fitted(
     method: Method, rows: Mapping[Call, Latency], networks: Sequence[Network]
 ) -> LatencyModel:
     model = method(rows)
-    if not networks:
-        return model
     parts = [(tuple(calls(*network.whole).values()), network.latency) for network in networks]
     if isinstance(model, learned.Learned):
-        return conditioned.fit(model, parts)
-    return calibrate.fit(model, parts)
+        return conditioned.fit(model, parts) if parts else conditioned.unseen(model, rows)
+    return calibrate.fit(model, parts) if parts else model
 
 
 def card(found: Measurements, fitted: Fitted, method: str, source: str) -> dict[str, Any]:

@@ -344,6 +344,26 @@ def test_intervals_of_networks_hold_about_as_often_as_they_say(learnt, times):
     assert np.median([pair.predicted.std / pair.predicted.ms for pair in pairs]) < 0.13
 
 
+class TestUnseen(LatencyModelLaws):
+    model = conditioned.unseen(ALONE, MADE)
+    calls = MADE[:3]
+    unknown = UNKNOWN
+
+
+def test_where_no_network_was_measured_sums_are_known_no_better_than_sums_usually_are(tmp_path):
+    model = conditioned.unseen(ALONE, MADE)
+    for call in MADE[:5]:
+        assert model.predict([call]).ms == pytest.approx(ALONE.predict([call]).ms)
+    many = [call for own, _ in observed(networks(3, SAME, seed=7)) for call in own]
+    told, summed = model.predict(many), ALONE.predict(many)
+    assert told.ms == pytest.approx(summed.ms)
+    assert 0.1 < told.std / told.ms < 0.4 and told.std > 3 * summed.std
+    few = conditioned.fit(ALONE, observed(networks(6, SAME))).predict(many)
+    assert few.std / few.ms < told.std / told.ms
+    saved.save(tmp_path / "model", model, {})
+    assert saved.load(tmp_path / "model")[0].predict(many) == told
+
+
 def test_without_networks_there_is_nothing_to_learn_from_them():
     with pytest.raises(ValueError, match="no networks to learn from"):
         conditioned.fit(ALONE, [])
