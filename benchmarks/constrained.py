@@ -25,22 +25,16 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 
+from benchmarks.limits import LIMITS
 from benchmarks.transfer import DATA, load, space_of
 from latency_models.choosing import choose
 from latency_models.transfer import Prediction, adapt, learn
 from latency_models.verify import best_within
 
-# Limits in ms, and what others chose under them: true ms, accuracy in %.
+# What others chose under these limits: true ms, accuracy in %.
 # HELP: its README, table 4 (MetaD2A's pool, 10 samples and 10 reference latencies). BRP-NAS with
 # 900 samples: as HELP's authors ran it, kept in NASFLAT's code; on pixel2 its limits were 18, 21
 # and 25 ms, so it has no figures for ours there.
-_LIMITS = {
-    "titan_rtx_256": (18.0, 21.0, 25.0),
-    "gold_6226": (8.0, 11.0, 14.0),
-    "pixel2": (14.0, 18.0, 22.0),
-    "eyeriss": (5.0, 7.0, 9.0),
-    "fpga": (4.0, 5.0, 6.0),
-}
 _HELP = {
     "titan_rtx_256": ((17.8, 69.7), (18.9, 71.5), (24.2, 71.8)),
     "gold_6226": ((8.0, 67.3), (10.7, 70.2), (14.3, 72.1)),
@@ -83,7 +77,7 @@ def main(
     task = load("ND")
     space = space_of(task, data)
     quality = np.asarray(space.columns[_QUALITY], float)
-    sources, targets = space.table(task.sources), space.table(tuple(_LIMITS))
+    sources, targets = space.table(task.sources), space.table(tuple(LIMITS))
     complete = np.flatnonzero(~np.isnan(np.vstack([sources, targets])).any(0))
     found: dict[str, dict[tuple[str, float], list[Result]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(seeds):
@@ -96,10 +90,10 @@ def main(
         archs = prior.encode(space.components)[complete]
         measured = choose(prior.beliefs(), archs, samples, seed=seed)
         accuracy = quality[complete]
-        for device, latency in zip(_LIMITS, targets[:, complete], strict=True):
+        for device, latency in zip(LIMITS, targets[:, complete], strict=True):
             predictor = adapt(prior, archs[measured], latency[measured])
             prediction = predictor.predict(archs)
-            for limit in _LIMITS[device]:
+            for limit in LIMITS[device]:
                 case = (device, limit)
                 for name, index in _predicted(prediction, accuracy, limit, bounds).items():
                     found[name][case].append(_judged(index, accuracy, latency, limit, samples))
@@ -123,8 +117,8 @@ def main(
         print(f"seed {seed + 1} of {seeds}", file=sys.stderr)
     best = {
         (device, limit): quality[complete][latency[complete] <= limit].max()
-        for device, latency in zip(_LIMITS, targets, strict=True)
-        for limit in _LIMITS[device]
+        for device, latency in zip(LIMITS, targets, strict=True)
+        for limit in LIMITS[device]
     }
     report(found, best, seeds)
 
@@ -174,7 +168,7 @@ def report(
     ):
         broken, regrets = [], []
         for device, choices in rows.items():
-            for limit, (ms, accuracy) in zip(_LIMITS[device], choices, strict=True):
+            for limit, (ms, accuracy) in zip(LIMITS[device], choices, strict=True):
                 broken.append(ms > limit)
                 if ms <= limit:
                     regrets.append(best[device, limit] - accuracy)
@@ -196,7 +190,7 @@ def report(
                 if len(fits)
                 else f"{int(rows[:, 0].sum())}, –"
             )
-        ms, accuracy = _HELP[device][_LIMITS[device].index(limit)]
+        ms, accuracy = _HELP[device][LIMITS[device].index(limit)]
         regret = f"{best[device, limit] - accuracy:.2f}" if ms <= limit else "broken"
         print(
             f"| {device} | {limit:g} | {best[device, limit]:.2f} | "

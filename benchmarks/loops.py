@@ -14,9 +14,9 @@ import time
 import numpy as np
 import tyro
 
-from benchmarks.pace import apart, timed
+from benchmarks.pace import apart
 from benchmarks.runtimes import LEARNT, networks
-from latency_models.measure import PLAN
+from latency_models.measure import PLAN, loop, steady
 from latency_models.runtimes import Run
 from nas.cli import tuned
 from nas.devices import RUNTIMES, RuntimeName
@@ -33,12 +33,10 @@ class Settings:
     """For which they run."""
 
 
-def loop(run: Run) -> tuple[float, float, float]:
-    """Milliseconds of the first run, of the second, and of the later half."""
-    times = [timed(run), timed(run)]
-    while sum(times) < PLAN.loop_s:
-        times.append(timed(run))
-    return 1e3 * times[0], 1e3 * times[1], 1e3 * float(np.median(times[len(times) // 2 :]))
+def looped(run: Run) -> tuple[float, float, float]:
+    """Milliseconds of the first run of a loop, of the second, and of the later half."""
+    times = loop(run, PLAN.loop_s)
+    return 1e3 * times[0], 1e3 * times[1], 1e3 * steady(times)
 
 
 def main() -> None:
@@ -63,10 +61,10 @@ def main() -> None:
     begin, at, turns = time.perf_counter(), list[float](), list[list[tuple[float, ...]]]()
     while (now := time.perf_counter() - begin) < asked.seconds:
         at.append(now)
-        turns.append([loop(run) for run in runs])
-    first, second, looped = np.moveaxis(np.array(turns), -1, 0)  # [turns, runs] each.
+        turns.append([looped(run) for run in runs])
+    first, second, later = np.moveaxis(np.array(turns), -1, 0)  # [turns, runs] each.
     far, near = (
-        np.median(apart(np.array(at), times[:, :count], at[-1] / 4)) for times in (first, looped)
+        np.median(apart(np.array(at), times[:, :count], at[-1] / 4)) for times in (first, later)
     )
     print(
         f"{runtime.provenance}: {len(turns)} turns of {count} calls, {len(chosen)} networks and a "
@@ -77,8 +75,8 @@ def main() -> None:
     )
     for number, name in enumerate(chosen, start=count):
         own = [distinct.index(call) for call in parts[name]]
-        one, two, whole = (np.median(times[:, number]) for times in (first, second, looped))
-        sums = [np.median(times[:, own], axis=0).sum() / whole - 1 for times in (looped, first)]
+        one, two, whole = (np.median(times[:, number]) for times in (first, second, later))
+        sums = [np.median(times[:, own], axis=0).sum() / whole - 1 for times in (later, first)]
         print(
             f"| {name} | {len(own)} | {one:.2f} | {two:.2f} | {whole:.2f} | "
             f"{sums[0]:+.0%} | {sums[1]:+.0%} |"

@@ -29,6 +29,7 @@ from typing import TypeAlias
 import numpy as np
 import tyro
 
+from benchmarks.limits import LIMITS
 from benchmarks.strategy_peers import PEERS
 from benchmarks.strategy_runs import Case, Ours, Run, Step, Task, steps
 from experiments.nasbench201.cells import computed
@@ -42,13 +43,6 @@ from nas.strategies.random import Random
 from nas.strategies.regularised import RegularisedEvolution
 from nas.strategies.surrogate import Surrogate
 
-LIMITS = {
-    "gold_6226": (8.0, 11.0, 14.0),
-    "titan_rtx_256": (18.0, 21.0, 25.0),
-    "pixel2": (14.0, 18.0, 22.0),
-    "eyeriss": (5.0, 7.0, 9.0),
-    "fpga": (4.0, 5.0, 6.0),
-}
 ACCURACIES = {"CIFAR-10": "c10_test_200ep", "CIFAR-100": "c100_test_200ep"}
 MOST = 200
 CLOSE = 0.1

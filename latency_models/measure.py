@@ -242,16 +242,23 @@ def _turns(timers: Sequence[Timer], plan: Plan) -> Iterator[tuple[list[float], f
 
 
 def _timer(run: Run, plan: Plan) -> Timer:
-    def timed() -> float:
-        begin = now = plan.clock()
-        times: list[float] = []
-        while len(times) < 2 or now - begin < plan.loop_s:
-            run()
-            before, now = now, plan.clock()
-            times.append(now - before)
-        return 1e3 * float(np.median(times[len(times) // 2 :]))
+    return lambda: 1e3 * steady(loop(run, plan.loop_s, plan.clock))
 
-    return timed
+
+def loop(run: Run, seconds: float, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """Seconds of each run, one after the other, for so long and twice at least."""
+    begin = now = clock()
+    times: list[float] = []
+    while len(times) < 2 or now - begin < seconds:
+        run()
+        before, now = now, clock()
+        times.append(now - before)
+    return times
+
+
+def steady(times: Sequence[float]) -> float:
+    """What a run takes once the caches are its own: the median of the later half of a loop."""
+    return float(np.median(times[len(times) // 2 :]))
 
 
 def _summary(rounds: Rounds, times: Sequence[np.ndarray]) -> Latency:
