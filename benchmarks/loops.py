@@ -24,6 +24,9 @@ from search_spaces.counting import macs
 from search_spaces.program import calls
 
 
+QUARTERS = 4  # Of the time: their medians are compared.
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     runtime: RuntimeName = "onnxruntime"
@@ -62,9 +65,12 @@ def main() -> None:
     while (now := time.perf_counter() - begin) < asked.seconds:
         at.append(now)
         turns.append([looped(run) for run in runs])
+    if len(turns) < QUARTERS * 2:
+        raise SystemExit(f"{asked.seconds:g} s are {len(turns)} turns; give more --seconds")
     first, second, later = np.moveaxis(np.array(turns), -1, 0)  # [turns, runs] each.
     far, near = (
-        np.median(apart(np.array(at), times[:, :count], at[-1] / 4)) for times in (first, later)
+        np.median(apart(np.array(at), times[:, :count], at[-1] / QUARTERS))
+        for times in (first, later)
     )
     print(
         f"{runtime.provenance}: {len(turns)} turns of {count} calls, {len(chosen)} networks and a "
