@@ -23,7 +23,6 @@ from nas.devices import RUNTIMES, RuntimeName
 from search_spaces.counting import macs
 from search_spaces.program import calls
 
-
 QUARTERS = 4  # Of the time: their medians are compared.
 
 
