@@ -7,7 +7,9 @@ whole. A model is fitted to the blocks and to some of the U-Nets, `--learnt` of 
 the others, which were held out, beside the plain sum of predicted blocks and a line through
 multiply-accumulates. U-Nets are drawn from the whole space, from the size of the embedded default
 to a quarter of SD-1.5. What is learnt from and what is judged are measured side by side, by size: a
-machine that others share is another one an hour later, by more than models are wrong. Everything
+machine that others share is another one an hour later, by more than models are wrong. For the same
+reason networks are measured `--visits` times, each time all of them; how far visits of one network
+are apart says how sure what is predicted can be judged. Everything
 measured is kept in FOLDER at once, so a run that was interrupted goes on where it stopped. Let
 nothing else run meanwhile. With one core pinned by `taskset -c 1`, `--compile` can run on another:
 it measures nothing, and compiles and converts for the measurements to find.
@@ -21,7 +23,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -54,11 +56,11 @@ TARGET = Target(relative=0.03, limit_s=64.0)
 BLOCK_PLAN = dataclasses.replace(CAREFUL, seconds=48.0, rounds=24, repeats=1, target=TARGET)
 NETWORK_PLAN = dataclasses.replace(
     CAREFUL,
-    seconds=24.0,
-    rounds=8,
+    seconds=12.0,
+    rounds=6,
     repeats=1,
     warmup=1,
-    target=dataclasses.replace(TARGET, limit_s=60.0),
+    target=dataclasses.replace(TARGET, limit_s=30.0),
 )
 
 
@@ -70,6 +72,8 @@ class Settings:
     """Held-out networks."""
     learnt: int = 24
     """Networks that are learnt from."""
+    visits: int = 2
+    """Times that networks are measured: what they took is the median."""
     minutes: float = 18.0
     """For measuring blocks, compiling included."""
     report: bool = False
@@ -86,18 +90,25 @@ def networks(seed: int, count: int) -> dict[str, Whole]:
     }
 
 
-def side_by_side(found: Mapping[str, Whole]) -> dict[str, Whole]:
+def side_by_side(found: Mapping[str, Whole], visit: int = 0) -> dict[str, Whole]:
     """The same in the order in which to measure: in a portion are networks that take about as long,
-    so that no turn waits for one, whatever they are for, and portions come in any order."""
+    so that no turn waits for one, whatever they are for, and portions come in any order. Every
+    visit has another, and every other visit portions of other networks."""
 
     def size(name: str) -> tuple[int, str]:
         return sum(macs(call).total for call in calls(*found[name]).values()), name
 
     names = sorted(found, key=size)
     whole, left = divmod(len(names), campaign.NETWORKS)
-    starts = left + campaign.NETWORKS * np.random.default_rng(0).permutation(whole)
+    names = names[left:] + names[:left] if visit % 2 == 0 else names
+    starts = campaign.NETWORKS * np.random.default_rng(visit).permutation(whole)
     ordered = [name for start in starts for name in names[start : start + campaign.NETWORKS]]
-    return {name: found[name] for name in [*ordered, *names[:left]]}
+    return {name: found[name] for name in [*ordered, *names[len(names) - left :]]}
+
+
+def file(folder: Path, name: str, visit: int = 0) -> Path:
+    """Where a visit's measurements are; the first one's has those of blocks, too."""
+    return folder / (f"{name}-again-{visit}.json" if visit else f"{name}.json")
 
 
 @functools.cache
@@ -123,37 +134,35 @@ def measure(asked: Settings, name: str, runtime: Runtime, wholes: Mapping[str, W
     # What was spent before an interruption counts, to the last portion that was kept.
     clock = asked.folder / f"{name}-minutes.json"
     spent = json.loads(clock.read_text()) if clock.exists() else {"blocks": 0.0, "networks": 0.0}
-    stages: dict[str, tuple[list[Call], Mapping[str, Whole], Plan]] = {
-        "blocks": (learnt_blocks(), {}, BLOCK_PLAN),
-        "networks": ([], wholes, NETWORK_PLAN),
-    }
-    for stage, (blocks, networks, plan) in stages.items():
 
-        def attempt(
-            stage: str = stage,
-            blocks: list[Call] = blocks,
-            networks: Mapping[str, Whole] = networks,
-            plan: Plan = plan,
-        ) -> campaign.Done:
-            begin, before = time.monotonic(), spent[stage]
+    def stage(
+        kind: str, visit: int, blocks: list[Call], networks: Mapping[str, Whole], plan: Plan
+    ) -> None:
+        def attempt() -> campaign.Done:
+            begin, before = time.monotonic(), spent[kind]
 
             def told(line: str) -> None:
-                spent[stage] = before + (time.monotonic() - begin) / 60
+                spent[kind] = before + (time.monotonic() - begin) / 60
                 clock.write_text(json.dumps(spent))
-                print(f"{name}, {spent[stage]:.1f} minutes of {stage}: {line}", flush=True)
+                print(f"{name}, {spent[kind]:.1f} minutes of {kind}: {line}", flush=True)
 
             return campaign.measure(
-                asked.folder / f"{name}.json",
+                file(asked.folder, name, visit),
                 runtime,
                 blocks,
                 networks,
                 plan,
+                beside=store.load(file(asked.folder, name)) if visit else None,
                 compare=False,
                 minutes=max(0.0, asked.minutes - before) if blocks else None,
                 report=told,
             )
 
         patiently(attempt)
+
+    stage("blocks", 0, learnt_blocks(), {}, BLOCK_PLAN)
+    for visit in range(asked.visits):
+        stage("networks", visit, [], side_by_side(wholes, visit), NETWORK_PLAN)
 
 
 def patiently(measure: Callable[[], campaign.Done]) -> None:
@@ -191,11 +200,48 @@ def _macs(found) -> int:
 
 def parted(folder: Path, name: str) -> tuple[Measurements, tuple[Network, ...]]:
     """What is learnt from, and the networks that were held out."""
-    found = store.load(folder / f"{name}.json")
-    mine = [n.name.startswith(f"random/{LEARNT}/") for n in found.networks]
-    learnt = tuple(itertools.compress(found.networks, mine))
-    held_out = tuple(n for n, own in zip(found.networks, mine, strict=True) if not own)
+    found = store.load(file(folder, name))
+    networks = [together(visits) for visits in visited(folder, name).values()]
+    mine = [n.name.startswith(f"random/{LEARNT}/") for n in networks]
+    learnt = tuple(itertools.compress(networks, mine))
+    held_out = tuple(n for n, own in zip(networks, mine, strict=True) if not own)
     return found._replace(networks=learnt), held_out
+
+
+def visited(folder: Path, name: str) -> dict[str, list[Network]]:
+    """Every network's measurements, a visit each that did not refuse it."""
+    found: dict[str, list[Network]] = {}
+    paths = (file(folder, name, visit) for visit in itertools.count())
+    for path in itertools.takewhile(Path.exists, paths):
+        for network in store.load(path).networks:
+            found.setdefault(network.name, []).append(network)
+    return found
+
+
+def together(visits: Sequence[Network]) -> Network:
+    """The median of visits, which is known as well as they agree, or as the surest of them does
+    where they agree better than that."""
+    ms = [network.latency.ms for network in visits]
+    own = min(network.latency.std for network in visits)
+    apart = (max(ms) - min(ms)) / 2
+    latency = visits[0].latency._replace(ms=float(np.median(ms)), std=max(own, apart))
+    return visits[0]._replace(latency=latency)
+
+
+def again(found: Mapping[str, Sequence[Network]]) -> str:
+    """How far measurements of one network are apart, which no prediction can know."""
+    off = [
+        network.latency.ms / visits[0].latency.ms - 1
+        for visits in found.values()
+        for network in visits[1:]
+    ]
+    if not off:
+        return "networks were measured once"
+    within, median = float(np.mean(np.abs(off) <= 0.1)), float(np.median(np.abs(off)))
+    return (
+        f"{len(off)} networks were measured again: {within:.0%} within 10%, {median:.1%} off in "
+        f"the median, {np.mean(off):+.1%} in the mean"
+    )
 
 
 def compared(folder: Path, name: str) -> Iterator[tuple[str, list[Pair]]]:
@@ -230,7 +276,6 @@ def main() -> None:
     wholes: dict[str, Whole] = {}
     if not asked.report:
         wholes = networks(LEARNT, asked.learnt) | networks(HELD_OUT, asked.networks)
-        wholes = side_by_side(wholes)
     if asked.compile:
         return compile_ahead(asked.runtimes, wholes)
     for name in asked.runtimes:
@@ -242,7 +287,8 @@ def main() -> None:
         print(
             f"\n{learnt.provenance}: learnt from {len(learnt.table.rows)} blocks and "
             f"{len(learnt.networks)} networks, measured in {spent['blocks']:.1f} and, by their "
-            f"share of all networks' time, {share * spent['networks']:.1f} minutes"
+            f"share of all networks' time, {share * spent['networks']:.1f} minutes; "
+            f"{again(visited(asked.folder, name))}"
         )
         for way, pairs in compared(asked.folder, name):
             lines.append(row(name, way, check.errors(pairs)))

@@ -57,6 +57,32 @@ def test_what_is_judged_was_not_learnt_from(tmp_path):
     assert {n.name for n in held_out} == networks(HELD_OUT, 5).keys()
 
 
+def test_what_a_network_takes_is_the_median_of_visits_known_as_well_as_they_agree(tmp_path):
+    (name, whole), (other, second), *_ = WHOLES.items()
+    for visit, ms in enumerate((3.0, 5.0, 9.0)):
+        rows = [Network(name, whole, Latency(ms, 0.1))]
+        if visit:  # The first visit refused it.
+            rows.append(Network(other, second, Latency(2.0, 0.1 + visit)))
+        store.write(runtimes.file(tmp_path, "xla", visit), XLA().provenance, networks=rows)
+    found = {n.name: n.latency for n in (parted(tmp_path, "xla")[0]).networks}
+    assert (found[name].ms, found[name].std) == (5.0, 3.0)
+    assert (found[other].ms, found[other].std) == (2.0, 1.1)
+    said = runtimes.again(runtimes.visited(tmp_path, "xla"))
+    assert said.startswith("3 networks were measured again: 33% within 10%, 66.7% off")
+    assert runtimes.again({}) == "networks were measured once"
+
+
+def test_every_visit_measures_all_networks_in_portions_of_others(monkeypatch):
+    monkeypatch.setattr(runtimes.campaign, "NETWORKS", 3)
+    first, second = (list(side_by_side(WHOLES, visit)) for visit in (0, 1))
+    assert set(first) == set(second) == WHOLES.keys()
+
+    def portions(names: list[str]) -> set[frozenset[str]]:
+        return {frozenset(names[start : start + 3]) for start in range(0, len(names), 3)}
+
+    assert not portions(first) & portions(second)
+
+
 def test_networks_of_about_one_size_are_measured_together_whatever_they_are_for(monkeypatch):
     monkeypatch.setattr(runtimes.campaign, "NETWORKS", 3)
     found = side_by_side(WHOLES)
