@@ -6,6 +6,7 @@ Killed at any moment, the same campaign goes on with what is missing.
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,10 @@ _SHARE = 0.55
 
 _EACH = 12
 """Calls of every kind before all others: a kind that was not measured is refused."""
+
+_MEMORY = 0.2
+"""Of the machine's, for the weights of a portion: a runtime that loads them has them several times
+for a while. What does not fit is a portion of its own."""
 
 _STRANDED = 3
 """Portions on end without one round near the pace of before, after which a campaign gives up."""
@@ -150,6 +155,9 @@ def measure(
             wholes_before = _yardsticks(runtime, _typical(before))
         held_against = (of_networks and wholes_before) or yardsticks
         found = _measured(portion, held_against, runtime, plan, compare)
+        if found.rest:
+            waiting.insert(0, found.rest)
+            portion = portion[: -len(found.rest)]
         stranded = stranded + 1 if found.nothing else 0
         if stranded == _STRANDED:
             raise OffPace(path, found.why)
@@ -256,12 +264,13 @@ def _portions(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
 
 
 class Found(NamedTuple):
-    """What could be measured of a portion, and why the rest could not. It was `nothing` where even
-    the yardsticks could not be measured again."""
+    """What could be measured of a portion, and why others could not. It was `nothing` where even
+    the yardsticks could not be measured again. There was no memory for `rest`."""
 
     rows: Sequence[tuple[Task, Latency]]
     refused: Mapping[str, str]
     nothing: bool = False
+    rest: Sequence[Task] = ()
 
     @property
     def why(self) -> str:
@@ -276,13 +285,18 @@ def _measured(
     compare: bool,
 ) -> Found:
     ready, runs, refused = [], [], {}
-    for task in portion:
+    rest, room = list(portion), _MEMORY * _memory()
+    while rest and room > 0:
+        task = rest.pop(0)
         try:
             whole = isinstance(task.subject, Whole)
-            runs.append(runtime.prepare(task.subject, compare=compare or not whole).run)
-            ready.append(task)
+            loaded = runtime.prepare(task.subject, compare=compare or not whole)
         except ValueError as error:
             refused[task.name] = str(error)
+        else:
+            runs.append(loaded.run)
+            ready.append(task)
+            room -= loaded.held
     if not ready:
         return Found([], refused)
     taken = {len(runs) + i: yardstick.ms for i, yardstick in enumerate(yardsticks)}
@@ -298,7 +312,12 @@ def _measured(
             if reason is not None
         }
     rows = [(task, row) for task, row in zip(ready, found, strict=False) if row is not None]
-    return Found(rows, refused, nothing=bool(yardsticks) and not any(found))
+    return Found(rows, refused, bool(yardsticks) and not any(found), rest)
+
+
+def _memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _keep(

@@ -1,6 +1,7 @@
 """Campaigns on a runtime that is made up: what it takes is known, and so is what it refuses."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def test_everything_that_can_be_measured_is(path):
     }
     assert (done.measured, done.known, done.left) == (46, 0, 0)
     assert done.refused == {brief(REFUSED): "it has no strides"}
+
+
+def test_portions_are_of_what_memory_holds_at_once(path, monkeypatch):
+    monkeypatch.setattr(campaign, "_memory", lambda: 2.5 / campaign._MEMORY)
+    monkeypatch.setattr(Ready, "held", 1)
+    runtime, said = MadeUp(), []
+    plan = Plan(**TWICE, repeats=2, target=Target(), clock=runtime.clock)
+    done = campaign.measure(path, runtime, BLOCKS, NETWORKS, plan, report=said.append)
+    over = [0, *(int(line.split()[0]) for line in said)]
+    assert done.measured == over[-1] == len(BLOCKS) + len(NETWORKS)
+    assert max(after - before for before, after in itertools.pairwise(over)) == 3
 
 
 def test_what_is_there_is_not_measured_again(path):

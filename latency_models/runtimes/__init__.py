@@ -45,9 +45,15 @@ class Row(NamedTuple):
 class Loaded(abc.ABC):
     """A network in a runtime, with its inputs in place."""
 
+    difference: float | None = None
+    """How far the outputs are from JAX's, relative to their largest value; none where they were not
+    compared."""
+
+    held: int = 0
+    """Bytes of its weights."""
+
     def __init__(self, part: Part, values: Mapping[str, np.ndarray], runtime: str):
         self.part, self.values, self.runtime = part, values, runtime
-        self._difference: float | None = None
 
     @abc.abstractmethod
     def run(self) -> None:
@@ -64,16 +70,17 @@ class Loaded(abc.ABC):
         Watching takes time, and operators that run at once add up to more than the pass.
         """
 
-    @property
-    def difference(self) -> float:
-        """How far the outputs are from JAX's, relative to their largest value.
+    def compare(self) -> None:
+        """Finds the `difference`. Raises `ValueError` where that is further than two runtimes'
+        rounding can explain."""
+        found = compared(self.part, self.values, self.outputs(), self.runtime)
+        self.difference = max(found.values())
 
-        Raises `ValueError` where that is further than two runtimes' rounding can explain.
-        """
-        if self._difference is None:
-            found = compared(self.part, self.values, self.outputs(), self.runtime)
-            self._difference = max(found.values())
-        return self._difference
+    def forget(self) -> None:
+        """Gives up the weights on the host, which only `compare` needs: a runtime has its own, and
+        networks that are measured in turns are all in memory."""
+        self.held = sum(weight.nbytes for weight in self.part.weights.values())
+        self.part = dataclasses.replace(self.part, weights={})
 
 
 class Runtime(abc.ABC):
@@ -92,7 +99,7 @@ class Runtime(abc.ABC):
         """The network, ready to run on these inputs. Raises `ValueError` on what cannot be run."""
 
     def prepare(self, subject: Subject, *, compare: bool = True) -> Loaded:
-        """`subject`, ready to run, checked against JAX unless `compare` is false: for that XLA
+        """`subject`, ready to run, compared with JAX unless `compare` is false: for that XLA
         compiles it, which for large networks takes longer than all else here.
 
         Raises `ValueError` where this runtime cannot run it, or computes something else.
@@ -101,7 +108,8 @@ class Runtime(abc.ABC):
         rng = np.random.default_rng(0)
         loaded = self.load(part, {name: draw(rng, shape) for name, shape in part.inputs.items()})
         if compare:
-            _ = loaded.difference
+            loaded.compare()
+        loaded.forget()
         return loaded
 
 

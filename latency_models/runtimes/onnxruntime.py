@@ -56,7 +56,9 @@ class _Session(Loaded):
         self._bound = self._session.io_binding()
         for name, array in values.items():
             self._bound.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, shape in part.results.items():
+        results = part.results
+        self._results = tuple(results)
+        for name, shape in results.items():
             made = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape.shape, shape.dtype)
             self._bound.bind_ortvalue_output(name, made)
 
@@ -82,7 +84,7 @@ class _Session(Loaded):
     def outputs(self) -> dict[str, np.ndarray]:
         self.run()
         found = self._bound.copy_outputs_to_cpu()
-        return dict(zip(self.part.results, found, strict=True))
+        return dict(zip(self._results, found, strict=True))
 
     def profile(self, passes: int = 20) -> list[Row]:
         warmup = 2

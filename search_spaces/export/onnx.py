@@ -25,9 +25,6 @@ def write(part: Part, folder: Path, *, limit: int = LIMIT) -> dict[str, Any]:
     `limit` bytes of them go into a file beside. Raises `Unsupported` on what ONNX cannot say.
     """
     written = graph(part.program, part.inputs, part.outputs, shapes(part.weights))
-    inside = sum(array.nbytes for array in part.weights.values()) <= limit
-    stored = _inside(part) if inside else _beside(part, folder / DATA)
-    written.initializer.extend(stored)
     opset = helper.make_opsetid("", _opset(part))
     made = helper.make_model(
         written,
@@ -35,7 +32,10 @@ def write(part: Part, folder: Path, *, limit: int = LIMIT) -> dict[str, Any]:
         opset_imports=[opset],
         ir_version=helper.find_min_ir_version_for([opset]),
     )
+    inside = sum(array.nbytes for array in part.weights.values()) <= limit
+    made.graph.initializer.extend(_inside(part) if inside else _beside(part, folder / DATA))
     onnx.save_model(made, folder / MODEL)
+    del made  # The checker reads what was written, and weights are large.
     onnx.checker.check_model(folder / MODEL, full_check=True)
     return {"opset": opset.version}
 
