@@ -5,6 +5,7 @@ Killed at any moment, the same campaign goes on with what is missing.
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -110,7 +111,7 @@ def measure(
     report: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Done:
-    """Measures what the file at `path` lacks, calls first, and adds it there.
+    """Measures what the file at `path` lacks or has too uncertain, calls first, and adds it there.
 
     No portion is begun after `minutes`, and of these calls leave networks their part. Calls are
     measured in the order given, by and large: portions are of calls that take about as long. What
@@ -120,14 +121,22 @@ def measure(
     about as fast is tried once more, later. Without `compare` what networks as a whole compute is
     not compared with what JAX does, as that of calls is.
 
-    Raises `OffPace` where the machine keeps another pace: what is measured then does not compare
-    with what is there. Raises `TooNoisy` where it keeps none.
+    Raises `ValueError` where a network in the file has the name of another one, and `OffPace` where
+    the machine keeps another pace: what is measured then does not compare with what is there.
+    Raises `TooNoisy` where it keeps none.
     """
     begin, provenance = clock(), runtime.provenance
     known = store.read(path, provenance)
-    there = {network.name for network in known.networks}
+    there = {n.name: n.whole for n in known.networks if _means_something(n.latency, plan)}
+    rows = {call for call, row in known.table.rows.items() if _means_something(row, plan)}
+    for network in known.networks:
+        if networks.get(network.name, network.whole) != network.whole:
+            raise ValueError(
+                f"{path} has another network that is called {network.name}: begin another file, or "
+                "give the one that is wanted another name"
+            )
     wanted = list(dict.fromkeys(wanted))
-    calls = [Task(brief(call), call) for call in wanted if call not in known.table.rows]
+    calls = [Task(brief(call), call) for call in wanted if call not in rows]
     wholes = [Task(name, whole) for name, whole in networks.items() if name not in there]
     waiting = [*_portions(_grouped(calls), CALLS), *_portions(wholes, NETWORKS)]
     measured, refused, asked = 0, dict[str, str](), len(wanted) + len(networks)
@@ -176,8 +185,8 @@ def measure(
 
 def blocks(networks: Iterable[Whole], seed: int = 0) -> list[Call]:
     """Distinct blocks of the networks, in an order in which to measure as many as there is time
-    for: some of every kind first, then at random, what makes up most of a network early more
-    often."""
+    for: some of every kind first, in turn, then at random, what makes up most of a network early
+    more often."""
     shares: dict[Call, float] = {}
     for whole in networks:
         found = list(calls_of(*whole).values())
@@ -190,7 +199,15 @@ def blocks(networks: Iterable[Whole], seed: int = 0) -> list[Call]:
     distinct = [list(shares)[i] for i in np.argsort(-keys)]
     kinds = sorted(set(map(kind, distinct)))
     first = [[c for c in distinct if kind(c) == name][:_EACH] for name in kinds]
-    return list(dict.fromkeys([*(c for some in first for c in some), *distinct]))
+    turns = (call for turn in itertools.zip_longest(*first) for call in turn if call)
+    return list(dict.fromkeys([*turns, *distinct]))
+
+
+def _means_something(latency: Latency, plan: Plan) -> bool:
+    """Whether what was measured before, for whatever it was, is sure enough for the plan."""
+    if plan.target is None:
+        return True
+    return latency.half_width(plan.target.confidence) <= plan.target.useless * latency.ms
 
 
 def _size(call: Call) -> int:

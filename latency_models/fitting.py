@@ -47,7 +47,8 @@ class Fitted(NamedTuple):
 
 
 def together(files: Sequence[Measurements]) -> Measurements:
-    """The rows of several files of one provenance. Raises `ValueError` if theirs differ."""
+    """The rows of several files of one provenance. Raises `ValueError` if theirs differ, or one
+    name is of two networks."""
     first, *others = files
     for other in others:
         if differences := first.provenance.differences(other.provenance):
@@ -56,7 +57,14 @@ def together(files: Sequence[Measurements]) -> Measurements:
                 "fit a model to each"
             )
     rows = {call: row for found in files for call, row in found.table.rows.items()}
-    networks = {network.name: network for found in files for network in found.networks}
+    networks = dict[str, Network]()
+    for network in (network for found in files for network in found.networks):
+        if networks.setdefault(network.name, network).whole != network.whole:
+            raise ValueError(
+                f"{network.name} is one network in one file and another in another: measure one of "
+                "them again by another name"
+            )
+        networks[network.name] = network
     return Measurements(first.provenance, Table(rows), tuple(networks.values()))
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from latency_models import campaign, store
+from latency_models.fitting import together
 from latency_models.latency import Latency, Whole
 from latency_models.measure import Plan, Target, TooNoisy
 from latency_models.provenance import Method, Provenance
-from latency_models.rows import brief
+from latency_models.rows import Network, brief
 from latency_models.runtimes import Loaded, Row, Runtime, Subject
+from latency_models.store import Measurements
 from latency_models.table import Table
 from search_spaces.blocks import Conv, Downsample
 from search_spaces.export.part import Part
@@ -135,6 +137,25 @@ def test_what_is_there_is_not_measured_again(path):
     assert (done.measured, done.known, again.runs) == (0, 46, 0)
 
 
+def test_what_was_measured_for_less_is_measured_again_where_it_means_nothing(path):
+    vague, sure = Latency(1.0, 0.5), Latency(_ms(BLOCKS[1]), 0.001)
+    store.write(path, MadeUp().provenance, Table({BLOCKS[0]: vague, BLOCKS[1]: sure}))
+    done = measure(path, MadeUp())
+    assert (done.measured, done.known) == (45, 1)
+    assert store.load(path).table.rows[BLOCKS[0]].ms == pytest.approx(_ms(BLOCKS[0]))
+
+
+def test_one_name_is_of_one_network(path):
+    measure(path, MadeUp())
+    first, *_, name = NETWORKS
+    other = Network(name, NETWORKS[first], Latency(1.0, 0.1))
+    with pytest.raises(ValueError, match=f"another network that is called {name}"):
+        campaign.measure(path, MadeUp(), [], {name: other.whole}, Plan())
+    with pytest.raises(ValueError, match=f"{name} is one network in one file and another"):
+        together([store.load(path), Measurements(MadeUp().provenance, Table({}), (other,))])
+    assert len(together(2 * [store.load(path)]).networks) == len(NETWORKS)
+
+
 @pytest.mark.parametrize("killed_at", [1, 1000, 1450])
 def test_a_campaign_that_was_killed_goes_on_with_what_is_missing(path, killed_at):
     whole = MadeUp()
@@ -179,7 +200,7 @@ def test_every_kind_of_block_comes_first_and_then_what_networks_are_made_of():
     large = Whole((Step("big", Conv(900), ("image",)),), {"image": IMAGE})
     found = campaign.blocks([Whole(program, {"image": IMAGE}), large])
     assert len(found) == len(set(found)) == 32
-    assert REFUSED in found[:13]
+    assert REFUSED in found[:2]
     assert found.index(Call(Conv(900), (IMAGE,))) < 14
     assert found == campaign.blocks([Whole(program, {"image": IMAGE}), large])
     assert found != campaign.blocks([Whole(program, {"image": IMAGE}), large], seed=1)

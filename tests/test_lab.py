@@ -15,6 +15,7 @@ from latency_models.provenance import Method, Provenance
 from latency_models.rows import Network
 from latency_models.table import Table
 from nas import cli, devices
+from nas.commands import profile
 from nas.describe import find
 from search_spaces.ops import Call
 from search_spaces.program import calls
@@ -83,6 +84,19 @@ def test_what_edits_make_is_measured_at_the_pace_of_another_file(tmp_path, folde
     store.write(tmp_path / "other.json", other, store.load(first).table)
     assert run(*asked, "--beside", tmp_path / "other.json", "--out", tmp_path / "x.json") == 1
     assert "other.json was measured otherwise (" in capsys.readouterr().err
+
+
+def test_a_name_is_of_one_network_whatever_else_is_measured():
+    def networks(*names: str, edited: int = 0, random: int = 0):
+        return profile._networks(profile.Settings(names=names, edited=edited, random=random))
+
+    alone, beside = networks(random=3), networks("bk-small", "bk-tiny", edited=2, random=2)
+    again = networks("bk-tiny", edited=3)
+    assert {name: alone[name] for name in ("random/0/0", "random/0/1")}.items() <= beside.items()
+    assert {f"bk-tiny/edited/0/{i}": beside[f"bk-tiny/edited/0/{i}"] for i in range(2)}.items() <= (
+        again.items()
+    )
+    assert alone["random/0/0"] != alone["random/0/1"]
 
 
 @pytest.mark.parametrize("method", ["gaussian", "trees", "rates", "interpolation"])

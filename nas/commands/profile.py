@@ -53,7 +53,7 @@ class Settings:
     blocks_only: bool = False
     """Leave the networks as a whole out."""
     blocks: int | None = None
-    """At most so many blocks, drawn at random from all; 0 measures networks as a whole alone."""
+    """At most so many blocks, of every kind in turn; 0 measures networks as a whole alone."""
     like: tuple[str, ...] = ()
     """Other devices, as files of measurements, folders of models, or devices of `nas devices`: in
     place of random blocks, those are measured that say most of this device given what the others
@@ -212,6 +212,8 @@ def _wanted(asked: Settings, path: Path, known: Provenance) -> tuple[dict[str, W
     networks = _networks(asked)
     blocks = campaign.blocks(networks.values(), asked.seed)
     if asked.blocks is not None:
+        if asked.blocks < 0:
+            raise ValueError(f"--blocks {asked.blocks}: none or more can be measured")
         blocks = _chosen(asked, blocks, store.read(path, known).table)
     elif asked.like:
         raise ValueError("--like chooses blocks; say how many with --blocks, five to fifty")
@@ -270,7 +272,7 @@ def _import(arguments: list[str]) -> int:
 
 
 def _chosen(asked: Settings, blocks: list[Call], known: Table) -> list[Call]:
-    """As many of the blocks as asked for: at random, or those that teach most."""
+    """As many of the blocks as asked for: the first, or those that teach most."""
     assert asked.blocks is not None
     if asked.like:
         kin = fewshot.learn(devices.tables(asked.like, blocks))
@@ -289,14 +291,18 @@ def _networks(asked: Settings | Export) -> dict[str, Whole]:
         )
     if asked.edited and not asked.names:
         raise ValueError(f"--edited {asked.edited} of nothing: give presets or folders")
+
+    def rng(number: int) -> np.random.Generator:
+        """Of each its own, so that a name is of one network whatever else is asked for."""
+        return np.random.default_rng([asked.seed, number])
+
     found = {name: describe.find(name) for name in asked.names}
-    rng = np.random.default_rng(asked.seed)
     found |= {
-        f"{name}/edited/{asked.seed}/{number}": edited(rng, found[name])
+        f"{name}/edited/{asked.seed}/{number}": edited(rng(number), found[name])
         for name in asked.names
         for number in range(asked.edited)
     }
-    found |= {f"random/{asked.seed}/{number}": draw(rng) for number in range(asked.random)}
+    found |= {f"random/{asked.seed}/{number}": draw(rng(number)) for number in range(asked.random)}
     suffix = f", batch {asked.batch}" if asked.batch > 1 else ""
     return {
         name + suffix: Whole(
