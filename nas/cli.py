@@ -36,6 +36,7 @@ USAGE = """nas: shrinks a text-to-image U-Net to a latency budget
   nas describe PRESET_OR_FOLDER [--against OTHER]         prints an architecture and what it costs
   nas profile PRESET_OR_FOLDER... [--runtime RUNTIME]     measures blocks and networks here
   nas profile PRESET_OR_FOLDER... --device TPU            prices blocks by a TPU's compiler
+  nas profile show | operators                            what was measured; operators of a network
   nas profile export | import                             the same on devices that are elsewhere
   nas latency fit | adapt | check | predict               latency models, and how wrong they are
   nas devices [NAME]                                      lists the devices that are known

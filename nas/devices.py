@@ -76,6 +76,19 @@ def bench(name: str) -> Bench:
     return ModelBench(model, held)
 
 
+def source(name: str) -> Provenance:
+    """What the measurements in a file, or those that a device's model was fitted to, hold for.
+
+    Raises `ValueError` where there is no such device, or its model's card does not say.
+    """
+    if Path(name).is_file():
+        return store.load(Path(name)).provenance
+    _, card = find(name)
+    return (
+        Provenance.from_json(card["provenance"]) if "provenance" in card else bench(name).provenance
+    )
+
+
 def _how(name: str, card: Mapping[str, Any], there: Provenance) -> str:
     """How a fitted model knows of its device, and how wrong it was."""
     counts = " and ".join(f"{card[what]} {what}" for what in ("calls", "networks") if what in card)

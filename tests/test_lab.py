@@ -136,6 +136,53 @@ def test_a_model_is_checked_on_what_it_was_not_fitted_to(tmp_path, folders, file
     assert re.search(r"^ *networks +0 ", shown, re.MULTILINE)
 
 
+def test_a_model_is_checked_on_another_device_only_with_a_word_of_it(
+    tmp_path, file, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert run("latency", "fit", file, "--out", "model") == 0
+    assert run("latency", "check", "model", file) == 0
+    assert "These differ" not in capsys.readouterr().out
+    assert run("latency", "check", "google-pixel-4-tflite-gpu", file) == 0
+    shown = capsys.readouterr().out
+    assert "These differ" in shown and "device: 'Google Pixel 4" in shown
+    assert "worst networks" in shown
+    assert Path("google-pixel-4-tflite-gpu", "agreement.svg").exists()
+
+
+def test_what_a_file_holds_is_shown_with_how_sure_it_is(tmp_path, folders, file, capsys):
+    measured = tmp_path / "measured-here.json"
+    asked = ("--runtime", "onnxruntime", "--blocks", 2, "--out", measured, *QUICK)
+    assert run("profile", folders.pipeline, *asked) == 0
+    capsys.readouterr()
+    assert run("profile", "show", measured) == 0
+    shown = capsys.readouterr().out
+    found = store.load(measured)
+    rows = [*found.table.rows.values(), *(n.latency for n in found.networks)]
+    assert len(rows) == 3 and str(found.provenance) in shown
+    for row in rows:
+        low, high = row.interval()
+        assert row.spread
+        numbers = (f"{row.ms:.4g}", f"{low:.4g} to {high:.4g}", f"{row.spread.p90:.4g}")
+        line = r" +".join(map(re.escape, (*numbers, str(row.spread.repeats))))
+        assert re.search(line, shown)
+    assert run("profile", "show", tmp_path / "nothing.json") == 1
+    assert "no measurements at" in capsys.readouterr().err
+
+
+def test_operators_of_a_network_are_told_by_what_they_take(folders, capsys):
+    asked = ("profile", "operators", folders.pipeline, "--runtime", "onnxruntime")
+    assert run(*asked, "--passes", 2, "--most", 3) == 0
+    said, *lines = re.split(r"\n(?= +ms )", capsys.readouterr().out)
+    kinds, operators = ([line.split() for line in part.splitlines()[1:]] for part in lines)
+    count, every = re.search(r"(\d+) operators take ([\d.e-]+) ms", said).groups()  # pyright: ignore
+    assert sum(int(row[2]) for row in kinds) == int(count)
+    assert sum(float(row[0]) for row in kinds) == pytest.approx(float(every), rel=1e-2)
+    assert "Conv" in [row[3] for row in kinds] and len(operators) == 3
+    assert run(*asked, "--passes", 0) == 1
+    assert "one or more are possible" in capsys.readouterr().err
+
+
 def test_a_device_is_learnt_from_a_few_calls_and_other_devices(tmp_path, folders, file, capsys):
     there = store.load(file)
     slower = Table({c: Latency(2 * row.ms, 0.1) for c, row in there.table.rows.items()})
@@ -148,6 +195,8 @@ def test_a_device_is_learnt_from_a_few_calls_and_other_devices(tmp_path, folders
     assert len(found.table.rows) == 6
     assert run(*asked, "--like", *sources) == 0  # Six others, given those.
     assert len(store.load(few).table.rows) == 12
+    assert run("latency", "adapt", few, "--sources", *sources, few, "--out", out) == 1
+    assert f"{few} is of the device itself" in capsys.readouterr().err
     assert run("latency", "adapt", few, "--sources", *sources, "--out", out) == 0
     shown = capsys.readouterr().out
     assert "calls left out" in shown and "12 calls, 0 networks" in shown

@@ -47,17 +47,22 @@ class Adapt:
     measurements: tyro.conf.Positional[tuple[Path, ...]]
     """Files that `nas profile` wrote on the new device, all of one provenance."""
     sources: tuple[str, ...]
-    """Other devices: files of measurements, folders of models, devices of `nas devices`."""
+    """Other devices, not this one: files of measurements, folders of models, devices of
+    `nas devices`."""
     out: Path
     """Folder for the model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Says how wrong a model is on measurements, worst first, and draws how reliable it is."""
+    """Says how wrong a model is on measurements, worst first, and draws how reliable it is.
 
-    model: tyro.conf.Positional[Path]
-    """Folder of the model."""
+    Where the measurements are of another device or other software than the model, it says so: the
+    errors are of that, too.
+    """
+
+    model: tyro.conf.Positional[str]
+    """A device of `nas devices`, or the folder of a model."""
     measurements: tyro.conf.Positional[Path]
     """File that `nas profile` wrote."""
     without: tuple[Path, ...] = ()
@@ -65,7 +70,7 @@ class Check:
     worst: int = 10
     """How many of the worst predictions are listed."""
     out: Path | None = None
-    """Folder for the plots, by default the model's."""
+    """Folder for the plots, by default the model's, or one here by the name of the device."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,13 @@ def _fit(asked: Fit, console: Console) -> None:
 
 def _adapt(asked: Adapt, console: Console) -> None:
     found = fitting.together([store.load(path) for path in asked.measurements])
+    for name in asked.sources:
+        if found.provenance == devices.source(name):
+            raise ValueError(
+                f"--sources {name} is of the device itself ({found.provenance}), so what is left "
+                "out to find errors would be known; give other devices there, and this one's "
+                "measurements before --sources"
+            )
     kin = fewshot.learn(devices.tables(asked.sources, found.table.rows))
     fitted = fewshot.fit(found, kin)
     names, files = " ".join(asked.sources), " ".join(map(str, asked.measurements))
@@ -140,10 +152,12 @@ def _adapt(asked: Adapt, console: Console) -> None:
 
 
 def _check(asked: Check, console: Console) -> None:
-    model, card = saved.load(asked.model)
+    model, _ = devices.find(asked.model)
     found = _unseen(store.load(asked.measurements), asked.without)
-    console.print(f"model of {card['method']} for {_where(card)}")
-    console.print(f"measured: {found.provenance}")
+    there = devices.source(asked.model)
+    console.print(f"model     {there}\nmeasured  {found.provenance}")
+    if differences := found.provenance.differences(there):
+        console.print(f"These differ, which is among the errors: {'; '.join(differences)}")
     priced, refused = check.of_calls(model.alone, found.table)
     whole, not_priced = check.of_networks(model, found.networks)
     kinds = check.by_kind(model.alone, found.table)
@@ -161,7 +175,7 @@ def _check(asked: Check, console: Console) -> None:
     _list("worst networks", check.worst(whole, asked.worst), console)
     _list("worst calls", check.worst(priced, asked.worst), console)
     both = {name: pairs for name, pairs in (("calls", priced), ("networks", whole)) if pairs}
-    out = asked.out or asked.model
+    out = asked.out or Path(asked.model)
     out.mkdir(parents=True, exist_ok=True)
     sure = plots.reliability({name: check.reliability(pairs) for name, pairs in both.items()})
     (out / "reliability.svg").write_text(sure)
@@ -189,11 +203,6 @@ def _predict(asked: Predict, console: Console) -> None:
     console.print(f"{asked.name} on {asked.model}: {found} (predicted)")
     bound = found.ms + asked.caution * found.std
     console.print(f"upper bound, {asked.caution:g} standard errors above: {bound:.3f} ms")
-
-
-def _where(card: dict) -> str:
-    there = card["provenance"]
-    return f"{there['device']}, {there['runtime']}"
 
 
 def _show(rows: dict[str, Errors | None], console: Console) -> None:

@@ -21,6 +21,7 @@ from latency_models.store import Measurements
 from latency_models.table import Table
 from latency_models.tpu.bench import TpuBench
 from nas import describe, devices
+from nas.commands import shown
 from nas.devices import RuntimeName
 from search_spaces.ops import Call
 from search_spaces.sampling import draw, edited
@@ -69,7 +70,7 @@ class Settings:
     target: Target = dataclasses.field(default_factory=Target)
     """How sure every measurement has to be, and when it is given up."""
     out: Path | None = None
-    """The file: by default one for this device and runtime in the user's cache."""
+    """The file: by default one for this device and runtime under `~/.cache/nas/profiled`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,12 @@ class Import:
 
 
 def run(arguments: list[str]) -> int:
-    commands = {"export": _export, "import": _import}
+    commands = {
+        "export": _export,
+        "import": _import,
+        "show": shown.show,
+        "operators": shown.operators,
+    }
     if arguments and arguments[0] in commands:
         return commands[arguments[0]](arguments[1:])
     return _measure(arguments)
@@ -131,7 +137,7 @@ def _measure(arguments: list[str]) -> int:
         pin(asked.cores)
     runtime = devices.RUNTIMES[asked.runtime or "xla"]()
     here = runtime.provenance
-    path = asked.out or store.file(CACHE, here)
+    path = asked.out or store.file(CACHE / "profiled", here)
     print(f"{here}; cores {here.affinity or 'not told'}", flush=True)
     networks, blocks = _wanted(asked, path, here)
     done = campaign.measure(
@@ -149,7 +155,7 @@ def _measure(arguments: list[str]) -> int:
         print(f"refused: {name}: {reason}")
     if done.refused:
         print(f"Where it is noise: {ADVICE}. Then run the same command again.")
-    print(f"file  {path}")
+    print(f"file  {path}, which `nas profile show` lists")
     return 1 if done.refused else 0
 
 
@@ -223,7 +229,9 @@ def _wanted(asked: Settings, path: Path, known: Provenance) -> tuple[dict[str, W
 
 _ABOUT = f"""{Settings.__doc__}
 
-`nas profile export` and `nas profile import` do the same on devices that are not at hand."""
+`nas profile show` lists what such a file holds. `nas profile operators` says what each operator of
+a network takes here. `nas profile export` and `nas profile import` measure on devices that are not
+at hand."""
 
 
 def _export(arguments: list[str]) -> int:
