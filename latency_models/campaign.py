@@ -54,7 +54,7 @@ _SHARE = 0.55
 _EACH = 12
 """Calls of every kind before all others: a kind that was not measured is refused."""
 
-_MEMORY = 0.2
+_MEMORY = 0.1
 """Of the machine's, for the weights of a portion: a runtime that loads them has them several times
 for a while. What does not fit is a portion of its own."""
 
