@@ -185,8 +185,20 @@ class Dispatcher(Generic[W]):
             raise ValueError(NOTHING)
         left = self._due[0][0] - self._hosts.now() if self._due else LOOK
         reports = self._hosts.wait(min(max(left, 0.0), LOOK))
-        # A list, so that all that happened is taken note of.
-        return any([*map(self._note, reports), *map(self._overran, self._overdue())])
+        wrong: list[ValueError] = []
+
+        def noted(note: Callable[[T], bool], what: T) -> bool:
+            try:
+                return note(what)
+            except ValueError as error:
+                wrong.append(error)
+                return False
+
+        ended = [noted(self._note, report) for report in reports]
+        ended += [noted(self._overran, worker) for worker in self._overdue()]
+        if wrong:  # What ended beside it has been taken note of.
+            raise wrong[0]
+        return any(ended)
 
     def __enter__(self) -> Self:
         return self
@@ -218,6 +230,8 @@ class Dispatcher(Generic[W]):
         for line in self._lines:
             if line.queue:
                 self._staff(line)
+            if line.starting:
+                self._dismiss_idle(line.pool)
 
     def _give(self, worker: Worker, call: Call) -> None:
         worker.call = call
@@ -238,8 +252,6 @@ class Dispatcher(Generic[W]):
         if missing <= 0:
             return
         count = min(missing, line.waiting(missing + line.starting) - line.starting)
-        if count > 0:
-            self._dismiss_idle(line.pool)
         for _ in range(count):
             worker = Worker(line.pool, self._hosts.now(), self._number())
             self._workers[worker] = None
@@ -364,9 +376,8 @@ class Dispatcher(Generic[W]):
         call, limit, pool = worker.call, worker.limit, worker.pool
         self._remove(worker)
         if call is None:
-            line = self._line(pool)
-            if line.workers > line.starting:
-                return False  # There is less room than it seemed.
+            if self._holding(pool):
+                return False  # There is less room than it seemed, until they are idle.
             has = _summed(self._hosts.nodes().values())
             return self._false_start(
                 f"it was not ready after {limit:g} s; it asks for {asked_of(pool)}, "
@@ -374,6 +385,12 @@ class Dispatcher(Generic[W]):
             )
         why = f"it had not ended after the {limit:g} s that a call may take"
         return call.failed(why, self._tries) or self._again(call)
+
+    def _holding(self, pool: Pool) -> bool:
+        """Whether workers that have started hold what one of `pool` asks for."""
+        asked = asked_of(pool).keys()
+        started = (worker.pool for worker in self._workers if worker.node is not None)
+        return any(other == pool or asked & asked_of(other).keys() for other in started)
 
     def _again(self, call: Call) -> bool:
         self._line(call.pool).queue.appendleft(call)

@@ -125,13 +125,19 @@ def search_abreast(
             for task in tasks:
                 if task not in running:
                     running[task] = crew.start(strategy, state, task)
-            crew.wait(running.values())
+            wrong = None
+            try:
+                crew.wait(running.values())
+            except ValueError as error:
+                wrong = error  # What has ended is journalled first.
             done = {task: future for task, future in running.items() if future.done()}
             for task in sorted(done, key=lambda task: done[task].exception() is not None):
                 outcome = running.pop(task).result()
                 journal.append(task, outcome)
                 state = strategy.tell(state, task, outcome)
                 yield Done(task, outcome, state)
+            if wrong:
+                raise wrong
     finally:
         for future in running.values():
             future.cancel()

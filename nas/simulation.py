@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from nas.dispatch import Died, Lost, Report, Worker
+from nas.dispatch import Died, Lost, Report, Worker, asked_of
 from nas.executors import Call, Pool, Shared
 
 W = TypeVar("W")
@@ -94,6 +94,7 @@ class _Place(Generic[W]):
 
     since: float  # It is held since then.
     host: W | None = None  # Once it has started.
+    nodes: tuple[str, ...] = ()  # Once they have room for it.
     dead: bool = False
     kept: Shared[Any] | None = None
     doing: Call | None = None
@@ -103,7 +104,8 @@ class _Place(Generic[W]):
 class VirtualHosts(Generic[W]):
     """Hosts whose time passes only when it is waited for, or `Conditions.engine` is spent.
 
-    `nodes` are what they have, by name, as Ray has it.
+    `nodes` are what they have, by name, as Ray has it: a worker waits until what it asks for is
+    free. Without them there is room for all.
     """
 
     def __init__(
@@ -116,7 +118,8 @@ class VirtualHosts(Generic[W]):
         seed: int = 0,
     ):
         self._make, self._seconds, self._conditions = make, seconds, conditions
-        self._nodes = nodes or {"virtual": {}}
+        self._nodes, self._limited = nodes or {"virtual": {}}, nodes is not None
+        self._unplaced: list[Worker] = []
         self._random = random.Random(seed)
         self._places: dict[Worker, _Place[W]] = {}
         self._numbers = itertools.count()
@@ -152,7 +155,8 @@ class VirtualHosts(Generic[W]):
 
     def start(self, worker: Worker) -> None:
         self._places[worker] = _Place(self.clock)
-        self._at(self.clock + self._conditions.start, self._ready, worker)
+        self._unplaced.append(worker)
+        self._place()
 
     def call(self, worker: Worker, call: Call) -> None:
         self.clock += self._conditions.engine
@@ -168,8 +172,33 @@ class VirtualHosts(Generic[W]):
         if takes < math.inf:
             self._at(self.clock + takes, self._returned, worker, call)
 
+    def _place(self) -> None:
+        """Has workers begin to start that there is room for, the first come first."""
+        for worker in tuple(self._unplaced):
+            place, hosts = self._places[worker], worker.pool.hosts
+            fitting = [
+                name for name in self._nodes if not self._limited or self._fits(worker, name)
+            ]
+            if len(fitting) < hosts and self._limited:
+                continue
+            self._unplaced.remove(worker)
+            place.since, place.nodes = self.clock, tuple(fitting[:hosts])
+            self._at(self.clock + self._conditions.start, self._ready, worker)
+
+    def _fits(self, worker: Worker, node: str) -> bool:
+        held = [asked_of(other.pool) for other, at in self._places.items() if node in at.nodes]
+        has = self._nodes[node]
+        return all(
+            amount + sum(other.get(name, 0.0) for other in held) <= has.get(name, 0.0)
+            for name, amount in asked_of(worker.pool).items()
+        )
+
     def end(self, worker: Worker) -> None:
         place = self._places.pop(worker)
+        if worker in self._unplaced:
+            self._unplaced.remove(worker)
+            return
+        self._place()
         if not place.dead:
             self.spent_by(worker.pool).held += self.clock - place.since
         if place.doing and not place.dead:
@@ -220,8 +249,7 @@ class VirtualHosts(Generic[W]):
         if self._conditions.lifetime < math.inf:
             lives = self._random.expovariate(1 / self._conditions.lifetime)
             self._at(self.clock + lives, self._preempted, worker)
-        node = next(iter(self._nodes))
-        return Report(worker, None, node)
+        return Report(worker, None, place.nodes[0])
 
     def _preempted(self, worker: Worker, call: Call | None) -> Report | None:
         """A worker is taken away; nobody knows until it has, or is given, a call."""

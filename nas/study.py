@@ -82,5 +82,14 @@ class Evaluators:
             self._executor.wait()
 
 
+class Raised(Exception):
+    """An evaluation raised a `ValueError`. It tells of the candidate, as any other exception does,
+    and not of the input of the search, which executors take a `ValueError` for."""
+
+
 def evaluated(study: Study[Any], spec: Any, shard: int) -> Outcome:
-    return scored(study.evaluate(spec, shard))
+    try:
+        scores = study.evaluate(spec, shard)
+    except ValueError as error:
+        raise Raised(f"{type(error).__name__}: {error}") from error
+    return scored(scores)

@@ -92,7 +92,7 @@ def study() -> Study[Beads]:
 
     def evaluate(spec: Beads, shard: int) -> list[float]:
         if spec.colours == TORN:
-            raise RuntimeError("the string is torn")
+            raise (RuntimeError if shard else ValueError)("the string is torn")
         return worth(spec, shard)
 
     space = String(3)

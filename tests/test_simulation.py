@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.dispatch import LOSSES, Died, Dispatcher, Lost
+from nas.dispatch import LOSSES, Died, Dispatcher, Lost, Report
 from nas.executors import Failed, Here, Pool
 from nas.simulation import STEADY, Conditions, VirtualHosts
 from nas.testing.executors import TRIES, ExecutorLaws, Tally, finish, square
@@ -230,6 +230,51 @@ def test_idle_workers_make_room_for_a_pool_that_needs_what_they_hold():
         for pool in (*pools, pools[0]):
             finish(executor, [executor.submit(pool, square, 2)])
     assert hosts.spent.held == 30.0  # None was idle meanwhile.
+
+
+@pytest.mark.parametrize("takes", [30.0, 4000.0])
+def test_workers_that_become_idle_later_make_room_for_a_pool_that_waits(takes):
+    """One of four calls ends, the others are given up while they run; another pool then needs
+    all that their workers hold."""
+    first = iter([10.0])
+    hosts = VirtualHosts(
+        Tally,
+        lambda *_: next(first, takes),
+        Conditions(start=1.0),
+        nodes={"one": {"CPU": 4.0}},
+    )
+    with Dispatcher(hosts) as executor:
+        shards = [executor.submit(Pool(workers=None, cpus=1.0), square, n) for n in range(4)]
+        executor.wait()
+        for shard in shards:
+            shard.cancel()
+        assert finish(executor, [executor.submit(Pool(cpus=4.0), square, 5)]) == [25]
+    assert hosts.clock == pytest.approx(2 * takes + 2.0, abs=3.0)
+
+
+def test_what_ended_beside_a_start_that_failed_is_not_lost():
+    class Wrong(VirtualHosts):
+        """All that happens is told at once; the second worker has no storage."""
+
+        def wait(self, seconds):
+            found = super().wait(seconds)
+            if any(report.call for report in found):
+                starting = [worker for worker in self._places if worker.node is None]
+                error = ValueError("no /shared on this host")
+                return [*(Report(worker, None, error=error) for worker in starting), *found]
+            return found
+
+        def start(self, worker):
+            if self._places:
+                self._places[worker] = self._places[next(iter(self._places))]  # It never is ready.
+            else:
+                super().start(worker)
+
+    with Dispatcher(Wrong(Tally, ten_seconds)) as executor:
+        calls = [executor.submit(Pool(workers=2), square, n) for n in (3, 4)]
+        with pytest.raises(ValueError, match="no /shared on this host"):
+            executor.wait()
+        assert calls[0].result() == 9 and not calls[1].done()
 
 
 # Searches.
