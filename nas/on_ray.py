@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from latency_models.provenance import cores
 from nas.dispatch import Died, Dispatcher, Lost, Report, Worker, asked_of
 from nas.executors import LOADING, TRIES, UNOBSERVED, Call, Observer, Pool, Shared
 
@@ -273,8 +274,8 @@ def _connect(address: str | None, cpus: int | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # By default workers yield to all else on the machine, which a latency would show.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        cores = max(os.cpu_count() or 1, cpus or 1)
-        ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)  # pyright: ignore
+        room = max(len(cores()), cpus or 1)
+        ray.init("local", num_cpus=room, include_dashboard=False, **quiet)  # pyright: ignore
 
 
 @contextlib.contextmanager
@@ -307,7 +308,7 @@ def _environment(pool: Pool) -> dict[str, str]:
     workers have as many as this process, on whatever host they are.
     """
     ours = {name: x for name, x in os.environ.items() if name.startswith(("JAX_", "XLA_"))}
-    threads = os.environ.get("NPROC") or str(len(os.sched_getaffinity(0)))
+    threads = os.environ.get("NPROC") or str(len(cores()))
     return {**ours, "JAX_PLATFORMS": pool.platform, "NPROC": threads}
 
 

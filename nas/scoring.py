@@ -6,7 +6,6 @@ differences between two are paired and their noise is that of the difference alo
 
 import dataclasses
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from latency_models.provenance import cores
 from nas.diffusion.clip import CLIP
 from nas.diffusion.folders import read_json, read_weights
 from nas.diffusion.pipeline import Pipeline
@@ -95,7 +95,7 @@ Program = Callable[..., tuple[jax.Array, jax.Array]]
 def abreast() -> int:
     """How many shards this process best scores at once: a shard uses one core of a CPU; on an
     accelerator, one is read back while the next is computed."""
-    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 2
+    return len(cores()) if jax.default_backend() == "cpu" else 2
 
 
 class Inputs(NamedTuple):

@@ -117,7 +117,8 @@ def test_a_lost_node_is_not_held_against_its_calls(cluster, tmp_path):
         cluster.add_node(num_cpus=1, resources={"spot": 2})
         assert finish(executor, futures) == [n**2 for n in range(6)]
     ended = [n for n, _ in noted(tmp_path, "ended")]
-    assert sorted(set(ended)) == list(range(6))
+    # What ran when the node was lost may have ended there, unseen.
+    assert set(ended) == set(range(6)) and len(ended) <= 6 + 2
 
 
 def test_a_preempted_node_is_not_held_against_its_calls(cluster, tmp_path):
@@ -135,7 +136,8 @@ def test_a_preempted_node_is_not_held_against_its_calls(cluster, tmp_path):
         cluster.remove_node(lost, allow_graceful=False)
         cluster.add_node(num_cpus=1, resources={"preemptible": 2})
         assert finish(executor, futures) == [n**2 for n in range(6)]
-    assert {n for n, _ in noted(tmp_path, "ended")} == set(range(6))
+    ended = [n for n, _ in noted(tmp_path, "ended")]
+    assert set(ended) == set(range(6)) and len(ended) <= 6 + 2
 
 
 def raylet_of(node: Any) -> int:
