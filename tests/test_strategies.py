@@ -59,6 +59,10 @@ class TestSuccessiveHalving(Laws):
     strategy = Exploration(beads.problem(shards=4), SuccessiveHalving(6, 2), 5)
 
 
+class TestSuccessiveHalvingOfFew(Laws):
+    strategy = Exploration(beads.problem(3, shards=4), SuccessiveHalving(), 40)
+
+
 class TestSurrogate(Laws):
     strategy = Exploration(beads.problem(), Surrogate(first=4, ahead=3), 10)
 
@@ -367,7 +371,7 @@ def test_the_surrogate_begins_with_what_takes_most_of_its_limits():
 
 def test_successive_halving_gives_the_best_more_shards_and_the_others_none():
     policy = SuccessiveHalving(8, 2)
-    assert policy.rungs(4) == ((8, 1), (4, 2), (2, 4))
+    assert policy.rungs(4) == ((0,), (1,), (2, 3))
     strategy = Exploration(beads.problem(shards=4), policy, 4)  # One bracket: 8 + 4 + 4 shards.
     state = finished(strategy)
     trials = state.trials
@@ -385,6 +389,46 @@ def test_successive_halving_goes_by_all_shards_that_were_taken():
         state = strategy.tell(state, asked[0], scored([worth]))
     four = sorted((t.spec for t in state.trials[8:12]), key=beads.entangled)
     assert {t.spec for t in state.trials[12:]} == set(four[2:])
+
+
+def test_successive_halving_goes_on_with_what_there_is_where_a_rung_cannot_be_filled():
+    problem = beads.problem(3, shards=9)
+    there = len(problem.fitting)
+    assert 3 < there < 27
+    strategy = Exploration(problem, SuccessiveHalving(), 200)
+    state = finished(strategy)
+    taken = [trial.proposal.shards for trial in state.trials]
+    counts = (there, math.ceil(there / 3), math.ceil(math.ceil(there / 3) / 3))
+    rungs = ((0,), (1, 2), (3, 4, 5, 6, 7, 8))
+    assert taken == [r for r, n in zip(rungs, counts, strict=True) for _ in range(n)]
+    best = strategy.best(state)
+    assert best is not None
+    assert best.quality.mean == pytest.approx(optimum(problem, beads.entangled))
+
+
+def test_successive_halving_begins_anew_after_a_rung_that_was_not_filled():
+    strategy = Exploration(beads.problem(3, shards=2), SuccessiveHalving(10, 2), 30)
+    trials = finished(strategy).trials
+    there = len(strategy.problem.fitting)
+    assert 10 < there < 20
+    first, later = [(0,)] * 10 + [(1,)] * 5, there - 10
+    others = [(0,)] * later + [(1,)] * math.ceil(later / 2)
+    assert [trial.proposal.shards for trial in trials] == first + others
+
+
+def test_successive_halving_refuses_a_budget_that_ends_within_its_rungs():
+    problem = beads.problem(5, shards=9)
+    with pytest.raises(ValueError, match=r"27 candidates.* take 7 evaluations.*candidates=9"):
+        Exploration(problem, SuccessiveHalving(), 3)
+    for policy, evaluations in ((SuccessiveHalving(9), 3), (SuccessiveHalving(), 7)):
+        strategy = Exploration(problem, policy, evaluations)
+        assert strategy.best(finished(strategy))
+    with pytest.raises(ValueError, match="10 candidates"):
+        Exploration(problem, SuccessiveHalving(10), 3)
+    with pytest.raises(ValueError, match=r"allow more$"):
+        Exploration(problem, SuccessiveHalving(2), 1)
+    whole = Exploration(beads.problem(5), SuccessiveHalving(), 3)  # All have had the only shard.
+    assert whole.best(finished(whole))
 
 
 def test_strategies_search_networks_too():

@@ -11,7 +11,10 @@ from latency_models.latency import Latency
 from nas.cli import run
 from nas.exploring import Limit
 from nas.journal import read
-from nas.strategies.exploration import Evaluate
+from nas.report import studied
+from nas.report.studied import Studied
+from nas.strategies import outcomes
+from nas.strategies.exploration import Evaluate, Exploration, Proposal
 from tests import beads
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -133,6 +136,10 @@ def test_caution_holds_more_than_the_mean_against_a_limit(tmp_path):
         ((STUDY, *LIMITS, "--device", "late=2ms"), "each device once"),
         ((STUDY, *LIMITS, "--strategy", "guess"), "no 'guess' among nas.strategies"),
         ((STUDY, *LIMITS, "--evaluations", "0"), "evaluations is 0"),
+        (
+            (STUDY, *LIMITS, "--strategy", "successive-halving", "--evaluations", "3"),
+            "take 18 evaluations until some have had all 2 shards, and there are 3: allow more",
+        ),
         (("tests.cli_recipe:nothing",), "gives a int, not a nas.study.Study"),
         (("nowhere:study",), "nowhere:study cannot be imported"),
     ],
@@ -148,6 +155,35 @@ def test_nothing_within_the_limits_is_said_so(tmp_path, capsys):
     words = ["explore", STUDY, "--out", str(tmp_path), "--strategy", "random"]
     assert run([*words, "--device", "linear=0.5ms"]) == 1
     assert "None of them keeps to all limits" in capsys.readouterr().out
+
+
+@dataclasses.dataclass(frozen=True)
+class Glimpse:
+    """A policy that takes a shard of a few, and never all."""
+
+    def propose(self, problem, trials, rng):
+        return Proposal(problem.fitting[len(trials)], (0,)) if len(trials) < 3 else None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        (outcomes.scored([1.0]), "None of those that keep to all limits has had all 2 shards"),
+        (outcomes.failed("torn"), "All that keep to the limits failed"),
+    ],
+)
+def test_a_search_that_finds_nothing_says_the_reason_and_no_other(tmp_path, outcome, why):
+    strategy = Exploration(beads.study().problem({"linear": Limit(9.0, "ms")}), Glimpse(), 30)
+    state = strategy.init()
+    while asked := strategy.ask(state):
+        state = strategy.tell(state, asked[0], outcome)
+    said = studied.summary(Studied(tmp_path, {"strategy": "glimpse"}, strategy, state))
+    assert f"{why}" in said and "None of them keeps" not in said
+
+
+def test_successive_halving_finds_something_where_its_rung_cannot_be_filled(tmp_path, capsys):
+    assert explore(tmp_path, "--strategy", "successive-halving", "--evaluations", "200") == 0
+    assert "The best: " in capsys.readouterr().out
 
 
 def test_a_study_is_no_recipe_and_is_told_where_it_belongs(capsys):
