@@ -14,7 +14,7 @@ from nas import scalars
 from nas.commands.search import PLACE
 from nas.executors import TRIES, Executor, Here, Pool
 from nas.exploring import Limit
-from nas.journal import Journal
+from nas.journal import Journal, read
 from nas.places import Place
 from nas.report import studied, timeline
 from nas.report.studied import Studied
@@ -101,6 +101,15 @@ def asked(header: Mapping[str, Any], folder: Place) -> tuple[str, Settings]:
     given = {name: header[name] for name in OF_HEADER}
     lists = {name: tuple(x) for name, x in given.items() if isinstance(x, list)}
     return header["study"], Settings(folder, **{**given, **lists})
+
+
+def story(folder: Place) -> Studied:
+    """The search in a folder, as its journal tells it. Raises `ValueError` on another's."""
+    header, _ = read(folder / "journal.jsonl")
+    if "study" not in header:
+        raise ValueError(f"{folder / 'journal.jsonl'} is not of nas explore")
+    path, settings = asked(header, folder)
+    return Studied.read(folder, settings.exploration(load(path)))
 
 
 def run(arguments: list[str]) -> int:
