@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from latency_models.latency import Latency
+from nas.executors import Pool
 from nas.strategies.exploration import Evaluate
 from nas.strategies.problem import Device, Problem
 from nas.study import Study
@@ -97,3 +98,9 @@ def study() -> Study[Beads]:
 
     space = String(3)
     return Study(space, {"linear": linear, "late": late}, evaluate, 2, space.everything())
+
+
+def study_of_gpus() -> Study[Beads]:
+    """The same, of workers that are given a GPU and a minute."""
+    pool = Pool(workers=3, gpus=1.0, resources={"string": 1.0}, platform="cuda", deadline=60.0)
+    return dataclasses.replace(study(), pool=pool)

@@ -9,6 +9,8 @@ import pytest
 
 from latency_models.latency import Latency
 from nas.cli import run
+from nas.commands import explore as explore_command
+from nas.executors import UNNAMED, Here, Pool
 from nas.exploring import Limit
 from nas.journal import read
 from nas.report import studied
@@ -184,6 +186,47 @@ def test_a_search_that_finds_nothing_says_the_reason_and_no_other(tmp_path, outc
 def test_successive_halving_finds_something_where_its_rung_cannot_be_filled(tmp_path, capsys):
     assert explore(tmp_path, "--strategy", "successive-halving", "--evaluations", "200") == 0
     assert "The best: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "workers"), [((), 3), (("--workers", "5"), 5)])
+def test_workers_on_ray_are_given_what_the_study_says(tmp_path, monkeypatch, words, workers):
+    from nas import on_ray
+
+    asked: list[tuple[Pool, int | None]] = []
+
+    class Seen(Here):
+        """Workers of this process, which take note of what is asked of those on Ray."""
+
+        def __init__(self, make, *, address, cpus, tries, observer):
+            super().__init__(make(), tries=tries, observer=observer)
+            self.cpus = cpus
+
+        def submit(self, pool, function, /, *arguments, label=UNNAMED):
+            asked.append((pool, self.cpus))
+            return super().submit(pool, function, *arguments, label=label)
+
+    monkeypatch.setattr(on_ray, "OnRay", Seen)
+    path = "tests.beads:study_of_gpus"
+    out = ("--out", str(tmp_path), "--strategy", "random", "--evaluations", "3")
+    assert run(["explore", path, *LIMITS, *out, "--on", "ray", *words]) == 0
+    wanted = dataclasses.replace(beads.study_of_gpus().pool, workers=workers)
+    assert set(map(str, asked)) == {str((wanted, workers))}
+
+
+def test_in_this_process_a_search_can_be_interrupted_whatever_its_pool():
+    study = beads.study_of_gpus()
+    settings = explore_command.Settings(Path("out"))
+    assert settings.pool(study) == dataclasses.replace(study.pool, workers=1)
+    assert beads.study().pool == Pool(workers=None, cpus=1.0)
+    with pytest.raises(ValueError, match="--workers are for --on ray"):
+        explore_command.Settings(Path("out"), workers=2)
+    with pytest.raises(ValueError, match="--workers is 0"):
+        explore_command.Settings(Path("out"), on="ray", workers=0)
+
+
+def test_a_candidate_is_evaluated_by_one_process():
+    with pytest.raises(ValueError, match="of one host, not of 2"):
+        dataclasses.replace(beads.study(), pool=Pool(cpus=1.0, hosts=2))
 
 
 def test_a_study_is_no_recipe_and_is_told_where_it_belongs(capsys):

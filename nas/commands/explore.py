@@ -53,7 +53,7 @@ class Settings:
     address: str | None = None
     """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
     workers: int | None = None
-    """Workers on Ray, each of one core; by default as many as there is room for."""
+    """Workers on Ray; by default what the study says, or as many as there is room for."""
     tries: int = TRIES
     """How often evaluating a shard may kill its worker or raise before its candidate is given up.
     """
@@ -66,6 +66,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.on == "here" and (self.address, self.workers) != (None, None):
             raise ValueError("--address and --workers are for --on ray")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be one or more")
         if self.tries < 1:
             raise ValueError(f"--tries is {self.tries}; it must be one or more")
         if self.price is not None:
@@ -76,6 +78,11 @@ class Settings:
         asked = recipes.Exploration(self.strategy, self.options, self.evaluations)
         problem = study.problem(self.limits(study), self.caution)
         return Exploration(problem, asked.policy(), self.evaluations, self.seed)
+
+    def pool(self, study: Study) -> Pool:
+        """The workers asked for; in this process there is one, which can be interrupted."""
+        workers = 1 if self.on == "here" else self.workers or study.pool.workers
+        return dataclasses.replace(study.pool, workers=workers)
 
     def limits(self, study: Study) -> dict[str, Limit]:
         """Devices and their limits. Raises `ValueError` on what is none."""
@@ -138,7 +145,8 @@ def _explore(settings: Settings, path: str) -> int:
         if settings.tensorboard is not None:
             name = settings.out.name
             board = ended.enter_context(Scalars(settings.tensorboard, name, scalars.candidates))
-        executor = ended.enter_context(_workers(settings, path, study, timings))
+        pool = settings.pool(study)
+        executor = ended.enter_context(_workers(settings, path, study, pool, timings))
         header = settings.header(path)
         journal = ended.enter_context(Journal(settings.out / "journal.jsonl", header))
         if board:
@@ -146,7 +154,6 @@ def _explore(settings: Settings, path: str) -> int:
         state = replay(strategy, journal)
         if len(journal):
             print(f"going on after {len(journal)} finished tasks", flush=True)
-        pool = Pool() if settings.on == "here" else Pool(settings.workers, cpus=1.0)
         with timings.recorded(settings.out):
             for done in search_abreast(strategy, Evaluators(executor, pool), journal):
                 state = done.state
@@ -160,7 +167,7 @@ def _explore(settings: Settings, path: str) -> int:
 
 @contextlib.contextmanager
 def _workers(
-    settings: Settings, path: str, study: Study, timings: Timings
+    settings: Settings, path: str, study: Study, pool: Pool, timings: Timings
 ) -> Iterator[Executor[Study]]:
     tries = settings.tries
     if settings.on == "here":
@@ -169,7 +176,7 @@ def _workers(
         return
     from nas.on_ray import OnRay
 
-    make, cpus = functools.partial(load, path), settings.workers
+    make, cpus = functools.partial(load, path), pool.workers
     with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=timings) as ray:
         yield ray
 
