@@ -33,6 +33,7 @@ from nas.strategies.nsga2 import NSGA2
 from nas.strategies.outcomes import scored
 from nas.strategies.random import Random
 from nas.strategies.surrogate import Surrogate
+from nas.testing.spaces import PlainSpaceLaws
 from search_spaces.actions import Choose, Copy, Remove
 from search_spaces.edited import KINDS, Edited, EditedSpace, Step, carrier, led
 from search_spaces.program import calls
@@ -250,6 +251,10 @@ def test_the_summary_says_whether_the_winner_keeps_to_its_limits(tmp_path, slowe
 # Edits of edits.
 
 NEAR = EditedSpace(SPACE)
+
+
+class TestEditedSpace(PlainSpaceLaws):
+    space = EditedSpace(SPACE, ("Remove",))
 
 
 def _applied(*actions: Any) -> Edited:

@@ -1,7 +1,6 @@
 """NAS-Bench-201 as a plug-in, on tables of made-up numbers."""
 
 import itertools
-import json
 import tomllib
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from nas import cli
 from nas.exploring import Limit
 from nas.plugins import at
 from nas.study import Study
-from search_spaces.values import decode, encode
+from nas.testing.spaces import PlainSpaceLaws
 
 cells = st.tuples(*[st.sampled_from(OPS)] * len(EDGES)).map(Cell)
 CODES = np.array(list(itertools.product(range(len(OPS)), repeat=len(EDGES))))
@@ -60,6 +59,10 @@ def tables(data, monkeypatch):
 STUDY = "experiments.nasbench201.study:study"
 
 
+class TestCells(PlainSpaceLaws):
+    space = Cells()
+
+
 def test_there_are_as_many_cells_as_the_benchmark_has():
     assert len(set(everything())) == 15_625
 
@@ -71,13 +74,6 @@ def test_every_edit_is_of_one_edge_and_gives_another_cell(cell):
     for edit in edits:
         differing = [a != b for a, b in zip(cell.ops, edit.apply(cell).ops, strict=True)]
         assert sum(differing) == 1 and differing[edit.edge]
-
-
-@given(cells, st.integers(0, 23))
-def test_cells_and_edits_survive_json(cell, number):
-    edit = list(Cells().actions(cell))[number]
-    for value in (cell, edit):
-        assert decode(json.loads(json.dumps(encode(value)))) == value
 
 
 def test_what_is_no_cell_and_what_changes_nothing_is_an_error():

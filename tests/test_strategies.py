@@ -26,9 +26,80 @@ from nas.strategies.problem import Device, Problem
 from nas.strategies.random import Random
 from nas.strategies.regularised import RegularisedEvolution
 from nas.strategies.surrogate import Surrogate, improvement, levelled
+from nas.testing.spaces import PlainSpaceLaws
 from nas.testing.strategies import StrategyLaws
 from tests import beads, tiny
 from tests.beads import Beads
+
+
+class TestStrings(PlainSpaceLaws):
+    space = beads.String(3)
+
+
+class Stubborn(beads.String):
+    """It has an edit that changes nothing."""
+
+    def actions(self, spec):
+        yield from (beads.Paint(0, c) for c in range(3) if c != spec.colours[0])
+        yield Touch()
+
+
+class Moody(beads.String):
+    """It has other edits whenever it is asked."""
+
+    asked = itertools.count()
+
+    def actions(self, spec):
+        return [*super().actions(spec)][:: (-1) ** next(self.asked)]
+
+
+class Hasty(beads.String):
+    """It forgets a neighbour when it has to be quick."""
+
+    def shuffled(self, spec, rng):
+        return (action.apply(spec) for action in [*self.actions(spec)][1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Touch:
+    def apply(self, spec):
+        return spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed(beads.String):
+    """Its edits have no hash."""
+
+    def actions(self, spec):
+        for action in super().actions(spec):
+            yield Several([action])
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    edits: list
+
+    def apply(self, spec):
+        for edit in self.edits:
+            spec = edit.apply(spec)
+        return spec
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (Stubborn, "test_every_edit_changes_the_spec_and_leads_to_one_of_the_space"),
+        (Moody, "test_asking_is_pure"),
+        (Hasty, "test_neighbours_in_random_order_are_the_neighbours"),
+        (Listed, "test_equal_specs_and_edits_hash_equal"),
+    ],
+)
+def test_the_laws_of_spaces_find_who_breaks_them(broken, law):
+    class Held(PlainSpaceLaws):
+        space = broken(2)
+
+    with pytest.raises((AssertionError, TypeError)):
+        getattr(Held(), law)()
 
 
 class Laws(StrategyLaws):
