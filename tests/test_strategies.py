@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ class TestStrings(PlainSpaceLaws):
 class Stubborn(beads.String):
     """It has an edit that changes nothing."""
 
-    def actions(self, spec):
+    def actions(self, spec) -> Any:
         yield from (beads.Paint(0, c) for c in range(3) if c != spec.colours[0])
         yield Touch()
 
@@ -49,7 +50,7 @@ class Moody(beads.String):
 
     asked = itertools.count()
 
-    def actions(self, spec):
+    def actions(self, spec) -> Any:
         return [*super().actions(spec)][:: (-1) ** next(self.asked)]
 
 
@@ -70,7 +71,7 @@ class Touch:
 class Listed(beads.String):
     """Its edits have no hash."""
 
-    def actions(self, spec):
+    def actions(self, spec) -> Any:
         for action in super().actions(spec):
             yield Several([action])
 
@@ -606,11 +607,49 @@ def test_what_is_far_below_the_median_is_all_alike():
         lambda: Surrogate(first=1),
         lambda: Surrogate(choices=0),
         lambda: Surrogate(drawn=0),
+        lambda: Surrogate(first=3.5),  # pyright: ignore
+        lambda: NSGA2(0),
+        lambda: NSGA2(True),
+        lambda: NSGA2("4"),  # pyright: ignore
+        lambda: RegularisedEvolution(4.0, 2),  # pyright: ignore
+        lambda: SuccessiveHalving(keep=1),
+        lambda: SuccessiveHalving(2.5),  # pyright: ignore
+        lambda: Greedy(group=1.5),  # pyright: ignore
     ],
 )
 def test_settings_that_make_no_sense_are_an_error(make):
     with pytest.raises(ValueError, match="more"):
         make()
+
+
+@pytest.mark.parametrize("devices", ["linear", ("linear", 7), ["linear"], 3])
+def test_the_devices_of_nsga2_are_names(devices):
+    with pytest.raises(ValueError, match='names of devices, as in devices=\\["phone"\\]'):
+        NSGA2(devices=devices)
+
+
+def test_devices_that_a_problem_has_not_are_an_error_before_it_is_searched():
+    problem = beads.problem(3)
+    Exploration(problem, NSGA2(devices=("late",)), 3)
+    with pytest.raises(
+        ValueError, match="no device phone to be searched for; there are linear, late"
+    ):
+        Exploration(problem, NSGA2(devices=("late", "phone")), 3)
+
+
+@pytest.mark.parametrize("wrong", [{"crossover": 1.5}, {"mutation": -0.1}, {"mutation": math.nan}])
+def test_what_is_no_probability_is_an_error(wrong):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        NSGA2(**wrong)
+
+
+def test_a_surrogate_takes_the_import_path_of_what_describes_specs():
+    found = Surrogate(describe="nas.strategies.leaves:indicators")  # pyright: ignore
+    assert found == Surrogate()
+    with pytest.raises(ValueError, match="no import path"):
+        Surrogate(describe="leaves")  # pyright: ignore
+    with pytest.raises(ValueError, match="TRIES is no function"):
+        Surrogate(describe="nas.strategies.drawing:TRIES")  # pyright: ignore
 
 
 def test_a_proposal_is_of_a_spec_and_its_shards():

@@ -127,6 +127,10 @@ def test_caution_holds_more_than_the_mean_against_a_limit(tmp_path):
     assert not unsure.problem({"one": Limit(1.1, "ms")}, caution=1.0).fits(spec)
 
 
+def _nsga2(option: str) -> tuple[str, ...]:
+    return (STUDY, *LIMITS, "--strategy", "nsga2", "--options", option)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -141,6 +145,16 @@ def test_caution_holds_more_than_the_mean_against_a_limit(tmp_path):
         (
             (STUDY, *LIMITS, "--strategy", "successive-halving", "--evaluations", "3"),
             "take 18 evaluations until some have had all 2 shards, and there are 3: allow more",
+        ),
+        (_nsga2('devices=["phone"]'), "no device phone to be searched for; there are linear, late"),
+        (_nsga2("devices=late"), "devices is 'late'; it must be names of devices"),
+        (_nsga2("devices={}"), "devices is {}; it must be names"),
+        (_nsga2("population=0"), "population is 0; it must be a whole number, 1 or more"),
+        (_nsga2("population=many"), "population is 'many'; it must be a whole number"),
+        (_nsga2("size=3"), "unexpected keyword argument 'size'"),
+        (
+            (STUDY, *LIMITS, "--options", "describe=tests.beads:nothing"),
+            "tests.beads:nothing cannot be imported",
         ),
         (("tests.cli_recipe:nothing",), "gives a int, not a nas.study.Study"),
         (("nowhere:study",), "nowhere:study cannot be imported"),
@@ -181,6 +195,18 @@ def test_a_search_that_finds_nothing_says_the_reason_and_no_other(tmp_path, outc
         state = strategy.tell(state, asked[0], outcome)
     said = studied.summary(Studied(tmp_path, {"strategy": "glimpse"}, strategy, state))
     assert f"{why}" in said and "None of them keeps" not in said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "option"),
+    [("nsga2", 'devices=["late"]'), ("surrogate", "describe=nas.strategies.leaves:indicators")],
+)
+def test_options_can_be_lists_and_functions(tmp_path, strategy, option):
+    words = ("--strategy", strategy, "--evaluations", "12", "--options", option)
+    if strategy == "surrogate":
+        words = (*words, "first=3")
+    assert explore(tmp_path, *words) == 0
+    assert run(["report", str(tmp_path)]) == 0
 
 
 def test_successive_halving_finds_something_where_its_rung_cannot_be_filled(tmp_path, capsys):

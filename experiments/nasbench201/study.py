@@ -1,6 +1,7 @@
 """NAS-Bench-201 for `nas explore`: accuracies and measured latencies from tables.
 
-    NASBENCH201_DATA=DIR nas explore nasbench201 --device gold_6226=11ms --device eyeriss=7ms
+    NASBENCH201_DATA=DIR nas explore nasbench201 --device gold_6226=11ms --device eyeriss=7ms \
+        --strategy surrogate --options describe=experiments.nasbench201.cells:computed
 
 DIR holds the tables (`table.py` says which). Cells are chosen by validation accuracy after 12
 epochs on CIFAR-10, or on CIFAR-100 with `experiments.nasbench201.study:cifar100`. 100 evaluations

@@ -41,7 +41,7 @@ class Settings:
     strategy: str = STRATEGY
     """One of `nas plugins`, or an import path, `package.module:Name`."""
     options: tuple[str, ...] = ()
-    """Arguments of the strategy, each NAME=VALUE."""
+    """Arguments of the strategy, each NAME=VALUE, the value in JSON or as it is."""
     evaluations: int = 60
     """Candidates that are evaluated, at most."""
     caution: float = 0.0

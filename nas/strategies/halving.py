@@ -10,6 +10,7 @@ import numpy as np
 
 from nas.strategies.drawing import draw
 from nas.strategies.exploration import Proposal, Trial, noted, seen
+from nas.strategies.numbers import whole
 from nas.strategies.outcomes import combined
 from nas.strategies.problem import Problem
 
@@ -27,8 +28,7 @@ class SuccessiveHalving:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        if self.candidates < 2 or self.keep < 2:
-            raise ValueError(f"{self}: two candidates or more, of which one in two or more is kept")
+        whole(self, candidates=2, keep=2)
 
     def rungs(self, shards: int) -> tuple[tuple[int, ...], ...]:
         """The shards that are taken on every rung."""
