@@ -230,12 +230,12 @@ class Forecast(NamedTuple):
 
 
 def check(recipe: Recipe) -> None:
-    """Raises `ValueError` on a recipe whose search is not Algorithm 1's, which has no forecast."""
-    if recipe.exploration.strategy is not None:
+    """Raises `ValueError` on a recipe of another search than Algorithm 1, as it has no forecast."""
+    asked = recipe.exploration
+    if asked.strategy is not None:
         raise ValueError(
-            f"the recipe's strategy is {recipe.exploration.strategy}, and only Algorithm 1 is "
-            f"forecast; {recipe.exploration.strategy} "
-            f"evaluates {recipe.exploration.evaluations} candidates at most and trains two networks"
+            f"the recipe's strategy is {asked.strategy}, and only Algorithm 1 is forecast; "
+            f"{asked.strategy} evaluates {asked.evaluations} candidates at most"
         )
 
 

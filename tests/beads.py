@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Iterator
 
 from latency_models.latency import Latency
@@ -98,6 +99,16 @@ def study() -> Study[Beads]:
 
     space = String(3)
     return Study(space, {"linear": linear, "late": late}, evaluate, 2, space.everything())
+
+
+def slow_study() -> Study[Beads]:
+    """The same, and evaluating takes long for what it is."""
+
+    def evaluate(spec: Beads, shard: int) -> list[float]:
+        time.sleep(0.6)
+        return worth(spec, shard)
+
+    return dataclasses.replace(study(), evaluate=evaluate, shards=1)
 
 
 def study_of_gpus() -> Study[Beads]:

@@ -1,11 +1,15 @@
 """A space of anybody's own is searched by one command, which loses nothing when it is killed."""
 
 import dataclasses
+import functools
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from latency_models.latency import Latency
 from nas.cli import run
@@ -253,6 +257,18 @@ def test_in_this_process_a_search_can_be_interrupted_whatever_its_pool():
 def test_a_candidate_is_evaluated_by_one_process():
     with pytest.raises(ValueError, match="of one host, not of 2"):
         dataclasses.replace(beads.study(), pool=Pool(cpus=1.0, hosts=2))
+
+
+def test_a_long_evaluation_shows_who_does_it(tmp_path, monkeypatch):
+    shown = io.StringIO()
+    terminal = functools.partial(Console, file=shown, force_terminal=True, width=100, height=40)
+    monkeypatch.setattr("nas.progress.Console", terminal)
+    words = ("--out", str(tmp_path), "--strategy", "random", "--evaluations", "1")
+    assert run(["explore", "tests.beads:slow_study", *LIMITS, *words]) == 0
+    said = shown.getvalue()
+    assert "candidate 1" in said and "1 worker: 0.0 calls a minute, idle" in said
+    assert re.search(r"thread 1 +0.0 a minute, idle +\d+%  scoring candidate 1, shard 0", said)
+    assert "candidate 1: quality" in said
 
 
 def test_a_study_is_no_recipe_and_is_told_where_it_belongs(capsys):

@@ -16,10 +16,11 @@ from nas.executors import TRIES, Executor, Here, Pool
 from nas.exploring import Limit
 from nas.journal import Journal, read
 from nas.places import Place
+from nas.progress_exploring import LiveStudy
 from nas.report import studied, timeline
 from nas.report.studied import Studied
 from nas.scalars import Scalars
-from nas.search import Done, replay, search_abreast
+from nas.search import replay, search_abreast
 from nas.strategies.exploration import Exploration
 from nas.study import Evaluators, Study, load
 from nas.timings import Timings
@@ -140,6 +141,7 @@ def _explore(settings: Settings, path: str) -> int:
     study = load(path)
     strategy = settings.exploration(study)
     timings = Timings()
+    live = LiveStudy(rates=timings.rates)
     with contextlib.ExitStack() as ended:
         board = None
         if settings.tensorboard is not None:
@@ -152,12 +154,12 @@ def _explore(settings: Settings, path: str) -> int:
         if board:
             board.begin(strategy, journal)
         state = replay(strategy, journal)
-        if len(journal):
-            print(f"going on after {len(journal)} finished tasks", flush=True)
+        ended.enter_context(live)
+        live.begin(strategy, state, None, resumed=len(journal))
         with timings.recorded(settings.out):
             for done in search_abreast(strategy, Evaluators(executor, pool), journal):
                 state = done.state
-                _say(strategy, done)
+                live.advance(done)
                 if board:
                     board.add(done)
     story = Studied.read(settings.out, strategy)
@@ -179,17 +181,3 @@ def _workers(
     make, cpus = functools.partial(load, path), pool.workers
     with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=timings) as ray:
         yield ray
-
-
-def _say(strategy: Exploration, done: Done) -> None:
-    """Prints what became of a candidate, once all of it is known."""
-    trial = done.state.trials[done.task.number]
-    if "failed" in done.outcome:
-        print(f"candidate {trial.number + 1} failed: {done.outcome['failed']}", flush=True)
-    elif trial.done and (quality := trial.quality):
-        times = strategy.problem.latencies(trial.spec)
-        said = ", ".join(f"{time.ms:.3f} ms on {name}" for name, time in times.items())
-        print(
-            f"candidate {trial.number + 1}: quality {quality.mean:.4f}, {said}: {trial.spec}",
-            flush=True,
-        )
