@@ -250,6 +250,15 @@ def test_the_summary_says_whether_the_winner_keeps_to_its_limits(tmp_path, slowe
 
 # Edits of edits.
 
+
+def test_what_a_policy_cannot_search_is_an_error_before_anything_is_priced():
+    limits = {"one": Limit(0.8), "other": Limit(0.8)}
+    with pytest.raises(
+        ValueError, match="no device phone to be searched for; there are one, other"
+    ):
+        Exploring(SPACE, NSGA2(devices=("phone",)), limits, 8)
+
+
 NEAR = EditedSpace(SPACE)
 
 

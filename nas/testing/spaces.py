@@ -105,7 +105,7 @@ class PlainSpaceLaws:
 class SpaceLaws(PlainSpaceLaws):
     """Of spaces of networks: edits keep what a network is for, and weights follow."""
 
-    space: ClassVar[SearchSpace[Any]]
+    space: ClassVar[SearchSpace[Any]]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _steps(self, walk: Sequence[int]) -> Iterator[tuple[Any, Action[Any]]]:
         return steps(self.space, walk)
