@@ -13,7 +13,7 @@ before is free.
 
 What is chosen by and what is reported is the same number: the table's test accuracy after 200
 epochs, the mean over its training seeds. So this compares optimisers, and says nothing of how a
-choice by validation accuracy holds on test data (`experiments.nasbench201.search` reports both).
+choice by validation accuracy holds on test data (`experiments.nasbench201.tested` gives both).
 
 Every run is kept in a file as soon as it is done; the command goes on from there. Prints Markdown.
 The default took 45 minutes on one core, with one thread (`OPENBLAS_NUM_THREADS=1`).

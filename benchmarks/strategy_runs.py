@@ -7,8 +7,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from experiments.nasbench201.cells import Cell
-from experiments.nasbench201.search import problem_of
+from experiments.nasbench201.study import study_of
 from experiments.nasbench201.table import Table
+from nas.exploring import Limit
 from nas.strategies.exploration import Exploration, Policy
 from nas.strategies.outcomes import scored
 
@@ -42,7 +43,8 @@ class Task:
 
     def __init__(self, table: Table, case: Case):
         self.case = case
-        self.problem = problem_of(table, {case.device: case.limit_ms})
+        limit = Limit(case.limit_ms, "ms")
+        self.problem = study_of(table, case.accuracy).problem({case.device: limit})
         column = table.accuracies[case.accuracy]
         times = table.latencies[case.device]
         self.accuracy = {cell: float(column[row]) for cell, row in table.rows.items()}

@@ -94,6 +94,7 @@ class Exploring:
         if self.evaluations < 1 or not self.limits:
             raise ValueError("a search takes one evaluation or more, and one device or more")
         EditedSpace(self.space, self.edits)  # Its edits are checked.
+        exploration.checked(self.policy, self.limits, self.shards, self.evaluations)
 
     def init(self) -> State:
         seed = self.space.initial()

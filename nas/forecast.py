@@ -229,6 +229,16 @@ class Forecast(NamedTuple):
         return sum(spent.held for spent in pools)
 
 
+def check(recipe: Recipe) -> None:
+    """Raises `ValueError` on a recipe of another search than Algorithm 1, as it has no forecast."""
+    asked = recipe.exploration
+    if asked.strategy is not None:
+        raise ValueError(
+            f"the recipe's strategy is {asked.strategy}, and only Algorithm 1 is forecast; "
+            f"{asked.strategy} evaluates {asked.evaluations} candidates at most"
+        )
+
+
 def space(recipe: Recipe) -> UNetSpace:
     """The space of a recipe's pipeline; only its configurations are read."""
     spec, inputs = find(str(recipe.pipeline))
@@ -264,8 +274,9 @@ def forecast(
 ) -> Forecast:
     """Runs the recipe's search with workers on a virtual clock, as many as its pools have.
 
-    Raises `ValueError` on task times that are not known.
+    Raises `ValueError` on task times that are not known, and on another search than Algorithm 1.
     """
+    check(recipe)
     seconds, found = seconds_of(recipe, times), space(recipe)
     start = conditions.start + (times.start or 0.0)
     conditions = dataclasses.replace(conditions, start=start)

@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
@@ -11,13 +12,11 @@ from rich.text import Text
 
 from latency_models.provenance import Method, Provenance
 from nas.evolution import (
-    Evolution,
     Evolve,
     Measure,
     Profile,
     Reference,
     Score,
-    State,
     Task,
     Train,
     actions,
@@ -36,18 +35,24 @@ class Live:
         self, console: Console | None = None, rates: Callable[[], Sequence[Rate]] = lambda: ()
     ):
         """`rates` tells what workers make of their time."""
-        self._rates = rates
+        self._rates, self._heading = rates, ""
         self._console = console or Console(highlight=False)
-        self._shown = RichLive(console=self._console, refresh_per_second=4, transient=True)
+        # A long task says nothing meanwhile, so what is shown is made anew at every refresh.
+        self._shown = RichLive(
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            get_renderable=self._now,
+        )
         self._begun = time.monotonic()
         self._doing, self._share = "loading", 0.0
-        self._strategy: Evolution | None = None
-        self._state: State | None = None
+        self._strategy: Any = None
+        self._state: Any = None
         self._how = "measured"
         self._seconds: dict[str, list[float]] = {}
         self._ended = self._begun
 
-    def __enter__(self) -> "Live":
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._shown.start()
         return self
@@ -56,14 +61,15 @@ class Live:
         if self._console.is_terminal:
             self._shown.stop()
 
-    def begin(self, strategy: Evolution, state: State, known: Provenance, *, resumed: int) -> None:
-        """Is told how far the search is, and how latencies are known."""
+    def begin(self, strategy: Any, state: Any, known: Provenance | None, *, resumed: int) -> None:
+        """Is told how far the search is, and how latencies are known if it measures any."""
         self._strategy, self._state, self._ended = strategy, state, time.monotonic()
-        if known.method != Method.MEASURED:
+        if known is not None and known.method != Method.MEASURED:
             self._how = "predicted"
             self._print(f"no latency is measured here: {known}")
         if resumed:
             self._print(f"going on after {resumed} finished tasks")
+        self._refresh()
 
     def watch(self, doing: str, share: float) -> None:
         """Is told what is being done, and the share of it that is done."""
@@ -91,12 +97,21 @@ class Live:
             return
         tasks = self._strategy.ask(self._state)
         if tasks and self._console.is_terminal:
-            gone = clock(time.monotonic() - self._begun)
             left = self._left(tasks)
             ahead = "" if left is None else f", about {clock(left)} left"
-            text = f"{gone}{ahead}  {self._name(tasks)}: {self._doing} {self._share:.0%}"
-            shown = [Text(text, style="cyan"), *map(Text, crew(self._rates()))]
-            self._shown.update(Group(*shown))
+            self._heading = f"{ahead}  {self._name(tasks)}{self._part()}"
+            self._shown.refresh()
+
+    def _part(self) -> str:
+        """How far the task is."""
+        return f": {self._doing} {self._share:.0%}"
+
+    def _now(self) -> Group:
+        """What is shown. It is called by a thread of its own, too, beside the one that searches."""
+        if not self._heading:
+            return Group()
+        gone = clock(time.monotonic() - self._begun)
+        return Group(Text(gone + self._heading, style="cyan"), *map(Text, crew(self._rates())))
 
     def _name(self, tasks: tuple[Task, ...]) -> str:
         match tasks[0]:

@@ -69,6 +69,34 @@ class LiveExploring(Live):
                 yield f"network {number} takes {found} as a whole on {device}; it {kept} the budget"
 
 
+class LiveStudy(Live):
+    """The same, of an `Exploration` of a space of anybody's own."""
+
+    def _name(self, tasks: tuple[Any, ...]) -> str:
+        return f"candidate {tasks[0].number + 1}"
+
+    def _part(self) -> str:
+        return ""  # An evaluation is anybody's own, and does not say.
+
+    def _left(self, tasks: tuple[Any, ...]) -> float | None:
+        if not self._seconds:
+            return None
+        strategy = self._strategy
+        left = strategy.evaluations * strategy.problem.shards - len(self._seconds["Evaluate"])
+        return max(0, left) * statistics.median(self._seconds["Evaluate"])
+
+    def _lines(self, done: Done) -> list[str]:
+        trial = done.state.trials[done.task.number]
+        name = f"candidate {trial.number + 1}"
+        if "failed" in done.outcome:
+            return [f"{name} failed: {done.outcome['failed']}"]
+        if not trial.done or trial.quality is None:
+            return []
+        times = self._strategy.problem.latencies(trial.spec)
+        said = ", ".join(f"{time.ms:.3f} ms on {device}" for device, time in times.items())
+        return [f"{name}: quality {trial.quality.mean:.4f}, {said}: {trial.spec}"]
+
+
 def described(edited: Edited) -> str:
     """The edits of a candidate, in words."""
     return ", ".join(map(said, edited.edits)) or "the seed as it is"

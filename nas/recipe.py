@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import tyro
@@ -121,7 +121,7 @@ class Exploration:
     """One of `nas plugins`, as `nsga2`, or an import path, `package.module:Name`; by default
     Algorithm 1, whose candidates are trained between rounds."""
     options: tuple[str, ...] = ()
-    """Arguments of the strategy, each NAME=VALUE."""
+    """Arguments of the strategy, each NAME=VALUE, the value in JSON or as it is."""
     evaluations: int = 60
     """Candidates that are evaluated, at most."""
     edits: tuple[str, ...] = ("Remove", "Copy", "Choose")
@@ -141,11 +141,12 @@ class Exploration:
             if not equals:
                 raise ValueError(f"option {option!r} is not NAME=VALUE")
             try:
-                given[name] = json.loads(text)
+                given[name] = _frozen(json.loads(text))
             except ValueError:
                 given[name] = text
         try:
             found = made(**given)
+            hash(found)  # What it remembers of a search is kept by it.
         except TypeError as error:
             raise ValueError(f"strategy {self.strategy} with options {given}: {error}") from None
         if not callable(getattr(found, "propose", None)):
@@ -154,6 +155,11 @@ class Exploration:
                 "nas.strategies.exploration.Policy"
             )
         return found
+
+
+def _frozen(value: Any) -> Any:
+    """A value of JSON, its lists as tuples, which a policy can be compared by."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,8 @@ class Study(Generic[Spec]):
 
     `evaluate(spec, shard)` gives the scores of a shard, of which there are `shards`; more is
     better. It and the latencies are pure functions, as a journal is gone on with. `specs` are all
-    specs of the space where they are few enough to be listed.
+    specs of the space where they are few enough to be listed. `pool` is what workers on Ray are
+    given, and how long they may take for a shard; the result does not depend on it.
     """
 
     space: Space[Spec]
@@ -31,6 +32,14 @@ class Study(Generic[Spec]):
     evaluate: Callable[[Spec, int], Iterable[float]]
     shards: int = 1
     specs: tuple[Spec, ...] = ()
+    pool: Pool = Pool(workers=None, cpus=1.0)
+
+    def __post_init__(self) -> None:
+        if self.pool.hosts > 1:
+            raise ValueError(
+                f"a study's workers are of one host, not of {self.pool.hosts}; a candidate is "
+                "evaluated by one process"
+            )
 
     def problem(self, limits: Mapping[str, Limit], caution: float = 0.0) -> Problem[Spec]:
         """The space within these limits; shares are of what its first spec takes. A device without

@@ -163,18 +163,15 @@ class Timings(Observer):
     def rates(self) -> list[Rate]:
         """What each worker makes of its time, in the order of their names; those that are gone are
         not among them, and neither is the process of the search."""
-        now = self._now()
-        return [
-            Rate(
-                name,
-                tally.held + now - tally.since,
-                tally.busy + (now - tally.doing[1] if tally.doing else 0.0),
-                tally.calls,
-                tally.doing[0] if tally.doing else None,
-            )
-            for name, tally in sorted(self._tallies.items(), key=lambda item: _order(item[0]))
-            if name != SEARCH and tally.since is not None
-        ]
+        now, found = self._now(), []
+        for name, tally in sorted(list(self._tallies.items()), key=lambda item: _order(item[0])):
+            # Another thread may show this while the search takes note: each is read once.
+            since, doing = tally.since, tally.doing
+            if name != SEARCH and since is not None:
+                busy = tally.busy + (now - doing[1] if doing else 0.0)
+                label = doing[0] if doing else None
+                found.append(Rate(name, tally.held + now - since, busy, tally.calls, label))
+        return found
 
     # The file.
 

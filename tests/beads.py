@@ -3,9 +3,11 @@
 import dataclasses
 import itertools
 import math
+import time
 from collections.abc import Iterator
 
 from latency_models.latency import Latency
+from nas.executors import Pool
 from nas.strategies.exploration import Evaluate
 from nas.strategies.problem import Device, Problem
 from nas.study import Study
@@ -97,3 +99,19 @@ def study() -> Study[Beads]:
 
     space = String(3)
     return Study(space, {"linear": linear, "late": late}, evaluate, 2, space.everything())
+
+
+def slow_study() -> Study[Beads]:
+    """The same, and evaluating takes long for what it is."""
+
+    def evaluate(spec: Beads, shard: int) -> list[float]:
+        time.sleep(0.6)
+        return worth(spec, shard)
+
+    return dataclasses.replace(study(), evaluate=evaluate, shards=1)
+
+
+def study_of_gpus() -> Study[Beads]:
+    """The same, of workers that are given a GPU and a minute."""
+    pool = Pool(workers=3, gpus=1.0, resources={"string": 1.0}, platform="cuda", deadline=60.0)
+    return dataclasses.replace(study(), pool=pool)

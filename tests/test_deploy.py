@@ -1,11 +1,12 @@
 """What starts clusters is well formed, agrees with the rest, and runs a command that there is."""
 
-import dataclasses
 import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ import tyro
 import yaml
 
 from nas.commands.search import OF_RECIPE, Settings
+from nas.dispatch import asked_of
 from tests.fake_workers import FakeWorker
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -202,14 +204,18 @@ def test_the_script_for_slurm_is_one_for_bash_and_says_what_it_needs(tmp_path):
     assert said.returncode and "RECIPE: the import path of a recipe" in said.stderr
 
 
-def test_the_script_for_slurm_starts_ray_on_every_host_and_the_search_once(tmp_path):
-    """With programs in place of SLURM's, Ray's and ours that write down how they were called."""
+def slurm(tmp_path: Path, nas: str) -> tuple[list[Any], dict[str, str], Path]:
+    """The script's command and environment, and what is written of how others are called.
+
+    There are programs in place of SLURM's, Ray's and ours, of which `nas` does as it is told.
+    """
     log = tmp_path / "log"
     fakes = {
-        "scontrol": "printf 'one\\ntwo\\nthree\\n'",
+        "scontrol": "[[ $1 == requeue ]] || printf 'one\\ntwo\\nthree\\n'; "
+        f'echo "scontrol $*" >> {log}',
         "hostname": "echo '10.0.0.1 fe80::1'",
         "ray": f'echo "ray $*" >> {log}',
-        "nas": f'echo "nas $*" >> {log}; echo out of nas',
+        "nas": f'echo "nas $*" >> {log}; {nas}',
         # A step: what follows its options.
         "srun": f'echo "srun $*" >> {log}; while [[ $1 == --* ]]; do shift; done; exec "$@"',
     }
@@ -222,8 +228,13 @@ def test_the_script_for_slurm_starts_ray_on_every_host_and_the_search_once(tmp_p
         "OUT": "/shared/runs/1",
         "SLURM_JOB_NODELIST": "one,two,three",
         "SLURM_CPUS_PER_TASK": "8",
+        "SLURM_JOB_ID": "17",
     }
-    script = ["bash", DEPLOY / "search.slurm", "--seed", "3"]
+    return ["bash", DEPLOY / "search.slurm", "--seed", "3"], given, log
+
+
+def test_the_script_for_slurm_starts_ray_on_every_host_and_the_search_once(tmp_path):
+    script, given, log = slurm(tmp_path, "echo out of nas")
     subprocess.run(script, env=given, check=True, timeout=60)
     lines = log.read_text().splitlines()
     (search,) = [line for line in lines if line.startswith("nas")]
@@ -233,11 +244,55 @@ def test_the_script_for_slurm_starts_ray_on_every_host_and_the_search_once(tmp_p
     assert sum("--nodelist=one" in line and "ray start --head" in line for line in steps) == 1
     (others,) = [line for line in steps if "--exclude=one" in line]
     assert "--nodes=2 --ntasks=2" in others and "10.0.0.1:6379" in others
+    assert not any("requeue" in line for line in lines)
 
 
-def test_the_pools_of_the_page_are_pools():
+def test_the_script_for_slurm_ends_as_the_search_does(tmp_path):
+    script, given, _ = slurm(tmp_path, "exit 3")
+    assert subprocess.run(script, env=given, timeout=60).returncode == 3
+
+
+def test_a_job_that_nears_its_time_is_queued_again_and_searches_till_it_is_ended(tmp_path):
+    assert "\n#SBATCH --signal=B:USR1@120\n" in (DEPLOY / "search.slurm").read_text()
+    script, given, log = slurm(
+        tmp_path,
+        f"for _ in {{1..600}}; do [[ -e {tmp_path / 'over'} ]] && break; sleep 0.1; done; exit 5",
+    )
+
+    def written(what: str) -> bool:
+        until = time.monotonic() + 40
+        while time.monotonic() < until:
+            if log.exists() and what in log.read_text():
+                return True
+            time.sleep(0.05)
+        return False
+
+    with subprocess.Popen(script, env=given) as job:
+        assert written("nas search")
+        job.send_signal(signal.SIGUSR1)
+        assert written("scontrol requeue 17")
+        time.sleep(0.3)
+        assert job.poll() is None
+        (tmp_path / "over").touch()
+        assert job.wait(60) == 5
+
+
+KINDS = {"cpu": "CPU", "nvidia.com/gpu": "GPU", "google.com/tpu": "TPU"}
+"""What Ray calls what hosts have."""
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_workers_of_the_page_s_pools_fit_the_hosts_of_their_manifest_and_not_the_head(path):
     page = (DEPLOY.parent / "docs" / "deploy.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     found: dict[str, Any] = {}
     exec(example, found)
-    assert all(dataclasses.is_dataclass(found[name]) for name in ("CPU", "GPU", "TPU"))
+    pools = found[path.stem.upper()]
+    limits = pods(manifest(path))[1]["containers"][0]["resources"]["limits"]
+    has = {KINDS[name]: float(n) for name, n in limits.items() if name in KINDS}
+    head = manifest(path)["spec"]["rayClusterSpec"]["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"  # And it has no accelerators.
+    for pool in (pools.scoring, pools.training, pools.measuring):
+        asked = asked_of(pool)
+        assert asked and all(has.get(name, 0.0) >= amount for name, amount in asked.items())
+        assert pool.platform == {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}[path.stem]

@@ -33,6 +33,7 @@ from nas.strategies.nsga2 import NSGA2
 from nas.strategies.outcomes import scored
 from nas.strategies.random import Random
 from nas.strategies.surrogate import Surrogate
+from nas.testing.spaces import PlainSpaceLaws
 from search_spaces.actions import Choose, Copy, Remove
 from search_spaces.edited import KINDS, Edited, EditedSpace, Step, carrier, led
 from search_spaces.program import calls
@@ -249,7 +250,20 @@ def test_the_summary_says_whether_the_winner_keeps_to_its_limits(tmp_path, slowe
 
 # Edits of edits.
 
+
+def test_what_a_policy_cannot_search_is_an_error_before_anything_is_priced():
+    limits = {"one": Limit(0.8), "other": Limit(0.8)}
+    with pytest.raises(
+        ValueError, match="no device phone to be searched for; there are one, other"
+    ):
+        Exploring(SPACE, NSGA2(devices=("phone",)), limits, 8)
+
+
 NEAR = EditedSpace(SPACE)
+
+
+class TestEditedSpace(PlainSpaceLaws):
+    space = EditedSpace(SPACE, ("Remove",))
 
 
 def _applied(*actions: Any) -> Edited:

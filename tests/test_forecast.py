@@ -11,9 +11,9 @@ from nas import cli
 from nas.commands import plan
 from nas.executors import Pool
 from nas.forecast import Times, forecast, read, seconds_of, space
-from nas.recipe import Pools, Recipe
+from nas.recipe import Exploration, Pools, Recipe
 from nas.simulation import Conditions
-from tests import tiny
+from tests import cli_recipe, tiny
 
 TIMES = Times(0.5, 3.0, 100.0, 20.0, 5.0, 30.0)
 
@@ -184,6 +184,16 @@ def test_without_a_spread_an_interval_is_said_in_spreads():
     shown, source = plan.width(None, 2000)
     assert shown == "± 0.044 spreads" and "--spread or --journal" in source
     assert plan.width(0.1, 2000)[0] == "± 0.0044"
+
+
+def test_another_strategy_than_algorithm_1_has_no_forecast(folders, monkeypatch, command):
+    other = dataclasses.replace(recipe(folders), exploration=Exploration("nsga2", evaluations=7))
+    with pytest.raises(ValueError, match="strategy is nsga2, and only Algorithm 1 is forecast"):
+        forecast(other, TIMES)
+    monkeypatch.setattr(cli_recipe, "recipe", lambda: other)
+    monkeypatch.setattr(plan, "measured", lambda _: pytest.fail("it is refused before"))
+    status, said = command("--measure")
+    assert status == 1 and "nsga2 evaluates 7 candidates at most" in said
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """NAS-Bench-201 as a plug-in, on tables of made-up numbers."""
 
 import itertools
-import json
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.nasbench201 import search
+from experiments.nasbench201 import tested
 from experiments.nasbench201.cells import EDGES, NONE, OPS, Cell, Cells, Put, computed, everything
+from experiments.nasbench201.study import DATA, cifar100, study, study_of
 from experiments.nasbench201.table import read
-from nas.journal import Journal
-from search_spaces.values import decode, encode
+from nas import cli
+from nas.exploring import Limit
+from nas.plugins import at
+from nas.study import Study
+from nas.testing.spaces import PlainSpaceLaws
 
 cells = st.tuples(*[st.sampled_from(OPS)] * len(EDGES)).map(Cell)
 CODES = np.array(list(itertools.product(range(len(OPS)), repeat=len(EDGES))))
@@ -26,7 +31,13 @@ def write(folder, *, drop=(), order=slice(None), **more):
     columns = {f"op{edge}": CODES[:, edge].astype("int8") for edge in range(len(EDGES))}
     numbers = np.arange(len(CODES), dtype="int32")
     quality = WORTH[CODES].sum(1) + CODES[:, 0] * CODES[:, 5] / 10
-    archs = {"arch_idx": numbers, **columns, "val_12ep": quality, "test_200ep": quality + 30}
+    archs = {
+        "arch_idx": numbers,
+        **columns,
+        "c10_val_12ep": quality,
+        "c10_test_200ep": quality + 30,
+    }
+    archs["c100_val_12ep"] = quality[::-1]
     times = {"phone": COSTS[CODES].sum(1), "board": COSTS[CODES][:, ::2].sum(1) + 1, **more}
     kept = {name: values for name, values in archs.items() if name not in drop}
     pq.write_table(pa.table(kept), folder / "archs.parquet")
@@ -40,10 +51,16 @@ def data(tmp_path_factory):
     return write(tmp_path_factory.mktemp("tables"), gappy=gaps)
 
 
-def run(data, out, **settings):
-    defaults = {"choose": "val_12ep", "report": "test_200ep", "evaluations": 40}
-    settings = {"limits": ("phone=6", "board=4"), **defaults, **settings}
-    return search.main(data=data, out=out, **settings)
+@pytest.fixture
+def tables(data, monkeypatch):
+    monkeypatch.setenv(DATA, str(data))
+
+
+STUDY = "experiments.nasbench201.study:study"
+
+
+class TestCells(PlainSpaceLaws):
+    space = Cells()
 
 
 def test_there_are_as_many_cells_as_the_benchmark_has():
@@ -57,13 +74,6 @@ def test_every_edit_is_of_one_edge_and_gives_another_cell(cell):
     for edit in edits:
         differing = [a != b for a, b in zip(cell.ops, edit.apply(cell).ops, strict=True)]
         assert sum(differing) == 1 and differing[edit.edge]
-
-
-@given(cells, st.integers(0, 23))
-def test_cells_and_edits_survive_json(cell, number):
-    edit = list(Cells().actions(cell))[number]
-    for value in (cell, edit):
-        assert decode(json.loads(json.dumps(encode(value)))) == value
 
 
 def test_what_is_no_cell_and_what_changes_nothing_is_an_error():
@@ -95,11 +105,11 @@ def test_different_ways_are_told_apart():
 def test_the_table_gives_what_is_in_its_rows(data):
     table = read(data)
     cell = Cell(("nor_conv_3x3",) + ("skip_connect",) * 5)
-    assert table.accuracy(cell, "val_12ep") == pytest.approx(9 + 15 + 0.3)
+    assert table.accuracy(cell, "c10_val_12ep") == pytest.approx(9 + 15 + 0.3)
     assert table.latency(cell, "phone").ms == pytest.approx(3.0)
     with pytest.raises(ValueError, match="phone, board, gappy"):
         table.latency(cell, "fridge")
-    with pytest.raises(ValueError, match="val_12ep, test_200ep"):
+    with pytest.raises(ValueError, match="c10_val_12ep, c10_test_200ep"):
         table.accuracy(cell, "luck")
     with pytest.raises(ValueError, match="has not run"):
         table.latency(list(table.rows)[7], "gappy")
@@ -114,68 +124,67 @@ def test_tables_that_are_not_there_or_do_not_fit_are_an_error(tmp_path):
         read(write(tmp_path, order=slice(None, None, -1)))
 
 
-def test_a_search_keeps_to_all_limits_and_finds_what_is_good(data, tmp_path, capsys):
-    assert run(data, tmp_path, fronts=True) == 0
+@pytest.mark.usefixtures("here", "tables")
+def test_it_is_a_plug_in_that_nas_explore_searches(data, tmp_path, capsys):
+    limits = ("--device", "phone=6ms", "--device", "board=4ms")
+    words = ("--out", str(tmp_path), "--strategy", "surrogate", "--evaluations", "40")
+    assert cli.run(["explore", STUDY, *limits, *words]) == 0
+    assert "The best: Cell(ops=(" in capsys.readouterr().out
+    assert tested.main(tmp_path, fronts=True) == 0
     said = capsys.readouterr().out
-    problem = search.problem_of(table := read(data), {"phone": 6.0, "board": 4.0})
+    table = read(data)
+    problem = study_of(table, "c10_val_12ep").problem(
+        {"phone": Limit(6, "ms"), "board": Limit(4, "ms")}
+    )
     best = Cell(tuple(said.splitlines()[1].rpartition("; ")[2].split()))
-    worth = table.accuracy(best, "val_12ep")
-    assert problem.fits(best) and f"{worth:.2f}% val_12ep, {worth + 30:.2f}% test_200ep" in said
-    assert worth >= np.quantile([table.accuracy(c, "val_12ep") for c in problem.fitting], 0.99)
+    worth = table.accuracy(best, "c10_val_12ep")
+    assert problem.fits(best)
+    assert f"{worth:.2f}% as evaluated, {worth + 30:.2f}% c10_test_200ep" in said
+    good = np.quantile([table.accuracy(c, "c10_val_12ep") for c in problem.fitting], 0.99)
+    assert worth >= good
+    assert "40 cells evaluated" in said
     assert "Front of phone" in said and "Front of board" in said
 
 
-@pytest.mark.parametrize("policy", ["surrogate", "local"])
-def test_a_search_cut_off_anywhere_writes_the_same_journal(policy, data, tmp_path):
-    settings = {"policy": policy, "evaluations": 14, "limits": ("phone=11.9",)}
-
-    def journal(out):
-        try:
-            run(data, out, **settings)
-        except SystemExit as error:  # Few evaluations, and nothing found.
-            assert "keeps to all limits" in str(error)
-        return (out / "journal.jsonl").read_bytes()
-
-    whole = journal(tmp_path)
-    lines = whole.splitlines(keepends=True)
-    for kept in (1, 6):
-        out = tmp_path / str(kept)
-        out.mkdir()
-        (out / "journal.jsonl").write_bytes(b"".join(lines[:kept]) + b'{"torn')
-        assert journal(out) == whole
+def test_the_entry_point_of_the_package_is_the_study():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    assert at(project["project"]["entry-points"]["nas.search_spaces"]["nasbench201"]) is study
 
 
-def test_other_settings_on_the_same_journal_are_an_error(data, tmp_path):
-    run(data, tmp_path, evaluations=12)
-    with pytest.raises(SystemExit, match="another search"):
-        run(data, tmp_path, evaluations=13)
+@pytest.mark.usefixtures("tables")
+def test_a_study_is_of_the_devices_that_ran_all_cells(data):
+    found, other = study(), cifar100()
+    assert isinstance(found, Study) and list(found.devices) == ["phone", "board"]
+    table, cell = read(data), Cells().initial()
+    for each, column in ((found, "c10_val_12ep"), (other, "c100_val_12ep")):
+        assert list(each.evaluate(cell, 0)) == [table.accuracy(cell, column)]
+    assert found.devices["phone"](cell) == table.latency(cell, "phone")
+    assert set(found.specs) == set(everything())
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"limits": ("phone",)}, "DEVICE=MS"),
-        ({"limits": ("phone=1", "phone=2")}, "each device once"),
-        ({"limits": ("fridge=5",)}, "no latencies 'fridge'"),
-        ({"limits": ("phone=0",)}, "positive"),
-        ({"limits": ("phone=0.1",)}, "0 evaluated"),
-        ({"policy": "luck"}, "surrogate"),
-        ({"choose": "luck"}, "val_12ep"),
-    ],
+    ("folder", "said"),
+    [(None, f"{DATA} is not set"), ("", f"{DATA} is not set"), ("nowhere", "no nowhere/archs")],
 )
-def test_what_cannot_be_searched_is_an_error(wrong, message, data, tmp_path):
-    with pytest.raises(SystemExit, match=message):
-        run(data, tmp_path, **wrong)
+def test_tables_that_are_not_given_are_one_clear_message(folder, said, monkeypatch, capsys):
+    monkeypatch.delenv(DATA, raising=False)
+    if folder is not None:
+        monkeypatch.setenv(DATA, folder)
+    assert cli.run(["explore", STUDY, "--device", "phone=6ms"]) == 1
+    assert said in capsys.readouterr().err
 
 
-def test_a_journal_of_something_else_is_an_error(data, tmp_path):
-    run(data, tmp_path, evaluations=12)
-    path = tmp_path / "journal.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text(
-        "".join([lines[0], *lines[2:4], lines[1].replace('"number": 0', '"number": 9')])
-    )
-    with pytest.raises(SystemExit, match="never asked for"):
-        run(data, tmp_path, evaluations=12)
-    with Journal(tmp_path / "fresh.jsonl", {}) as journal:
-        assert not list(journal)
+@pytest.mark.usefixtures("here", "tables")
+def test_test_accuracies_are_of_a_search_that_found_something(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"journal.jsonl"):
+        tested.main(tmp_path)
+    words = ["explore", STUDY, "--strategy", "random", "--evaluations", "3"]
+    assert cli.run([*words, "--out", str(tmp_path / "none"), "--device", "phone=0.1ms"]) == 1
+    with pytest.raises(ValueError, match="no evaluated cell keeps to all limits"):
+        tested.main(tmp_path / "none")
+    assert cli.run([*words, "--out", str(tmp_path / "some"), "--device", "phone=6ms"]) == 0
+    with pytest.raises(ValueError, match=r"no accuracies 'luck'; there are .*c10_test_200ep"):
+        tested.main(tmp_path / "some", accuracy="luck")
+    assert cli.run(["report", str(tmp_path / "some")]) == 0
+    assert "random evaluated 3 candidates" in capsys.readouterr().out

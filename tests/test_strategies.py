@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,9 +27,80 @@ from nas.strategies.problem import Device, Problem
 from nas.strategies.random import Random
 from nas.strategies.regularised import RegularisedEvolution
 from nas.strategies.surrogate import Surrogate, improvement, levelled
+from nas.testing.spaces import PlainSpaceLaws
 from nas.testing.strategies import StrategyLaws
 from tests import beads, tiny
 from tests.beads import Beads
+
+
+class TestStrings(PlainSpaceLaws):
+    space = beads.String(3)
+
+
+class Stubborn(beads.String):
+    """It has an edit that changes nothing."""
+
+    def actions(self, spec) -> Any:
+        yield from (beads.Paint(0, c) for c in range(3) if c != spec.colours[0])
+        yield Touch()
+
+
+class Moody(beads.String):
+    """It has other edits whenever it is asked."""
+
+    asked = itertools.count()
+
+    def actions(self, spec) -> Any:
+        return [*super().actions(spec)][:: (-1) ** next(self.asked)]
+
+
+class Hasty(beads.String):
+    """It forgets a neighbour when it has to be quick."""
+
+    def shuffled(self, spec, rng):
+        return (action.apply(spec) for action in [*self.actions(spec)][1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Touch:
+    def apply(self, spec):
+        return spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed(beads.String):
+    """Its edits have no hash."""
+
+    def actions(self, spec) -> Any:
+        for action in super().actions(spec):
+            yield Several([action])
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    edits: list
+
+    def apply(self, spec):
+        for edit in self.edits:
+            spec = edit.apply(spec)
+        return spec
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (Stubborn, "test_every_edit_changes_the_spec_and_leads_to_one_of_the_space"),
+        (Moody, "test_asking_is_pure"),
+        (Hasty, "test_neighbours_in_random_order_are_the_neighbours"),
+        (Listed, "test_equal_specs_and_edits_hash_equal"),
+    ],
+)
+def test_the_laws_of_spaces_find_who_breaks_them(broken, law):
+    class Held(PlainSpaceLaws):
+        space = broken(2)
+
+    with pytest.raises((AssertionError, TypeError)):
+        getattr(Held(), law)()
 
 
 class Laws(StrategyLaws):
@@ -57,6 +129,10 @@ class TestNSGA2(Laws):
 
 class TestSuccessiveHalving(Laws):
     strategy = Exploration(beads.problem(shards=4), SuccessiveHalving(6, 2), 5)
+
+
+class TestSuccessiveHalvingOfFew(Laws):
+    strategy = Exploration(beads.problem(3, shards=4), SuccessiveHalving(), 40)
 
 
 class TestSurrogate(Laws):
@@ -367,7 +443,7 @@ def test_the_surrogate_begins_with_what_takes_most_of_its_limits():
 
 def test_successive_halving_gives_the_best_more_shards_and_the_others_none():
     policy = SuccessiveHalving(8, 2)
-    assert policy.rungs(4) == ((8, 1), (4, 2), (2, 4))
+    assert policy.rungs(4) == ((0,), (1,), (2, 3))
     strategy = Exploration(beads.problem(shards=4), policy, 4)  # One bracket: 8 + 4 + 4 shards.
     state = finished(strategy)
     trials = state.trials
@@ -385,6 +461,46 @@ def test_successive_halving_goes_by_all_shards_that_were_taken():
         state = strategy.tell(state, asked[0], scored([worth]))
     four = sorted((t.spec for t in state.trials[8:12]), key=beads.entangled)
     assert {t.spec for t in state.trials[12:]} == set(four[2:])
+
+
+def test_successive_halving_goes_on_with_what_there_is_where_a_rung_cannot_be_filled():
+    problem = beads.problem(3, shards=9)
+    there = len(problem.fitting)
+    assert 3 < there < 27
+    strategy = Exploration(problem, SuccessiveHalving(), 200)
+    state = finished(strategy)
+    taken = [trial.proposal.shards for trial in state.trials]
+    counts = (there, math.ceil(there / 3), math.ceil(math.ceil(there / 3) / 3))
+    rungs = ((0,), (1, 2), (3, 4, 5, 6, 7, 8))
+    assert taken == [r for r, n in zip(rungs, counts, strict=True) for _ in range(n)]
+    best = strategy.best(state)
+    assert best is not None
+    assert best.quality.mean == pytest.approx(optimum(problem, beads.entangled))
+
+
+def test_successive_halving_begins_anew_after_a_rung_that_was_not_filled():
+    strategy = Exploration(beads.problem(3, shards=2), SuccessiveHalving(10, 2), 30)
+    trials = finished(strategy).trials
+    there = len(strategy.problem.fitting)
+    assert 10 < there < 20
+    first, later = [(0,)] * 10 + [(1,)] * 5, there - 10
+    others = [(0,)] * later + [(1,)] * math.ceil(later / 2)
+    assert [trial.proposal.shards for trial in trials] == first + others
+
+
+def test_successive_halving_refuses_a_budget_that_ends_within_its_rungs():
+    problem = beads.problem(5, shards=9)
+    with pytest.raises(ValueError, match=r"27 candidates.* take 7 evaluations.*candidates=9"):
+        Exploration(problem, SuccessiveHalving(), 3)
+    for policy, evaluations in ((SuccessiveHalving(9), 3), (SuccessiveHalving(), 7)):
+        strategy = Exploration(problem, policy, evaluations)
+        assert strategy.best(finished(strategy))
+    with pytest.raises(ValueError, match="10 candidates"):
+        Exploration(problem, SuccessiveHalving(10), 3)
+    with pytest.raises(ValueError, match=r"allow more$"):
+        Exploration(problem, SuccessiveHalving(2), 1)
+    whole = Exploration(beads.problem(5), SuccessiveHalving(), 3)  # All have had the only shard.
+    assert whole.best(finished(whole))
 
 
 def test_strategies_search_networks_too():
@@ -491,11 +607,49 @@ def test_what_is_far_below_the_median_is_all_alike():
         lambda: Surrogate(first=1),
         lambda: Surrogate(choices=0),
         lambda: Surrogate(drawn=0),
+        lambda: Surrogate(first=3.5),  # pyright: ignore
+        lambda: NSGA2(0),
+        lambda: NSGA2(True),
+        lambda: NSGA2("4"),  # pyright: ignore
+        lambda: RegularisedEvolution(4.0, 2),  # pyright: ignore
+        lambda: SuccessiveHalving(keep=1),
+        lambda: SuccessiveHalving(2.5),  # pyright: ignore
+        lambda: Greedy(group=1.5),  # pyright: ignore
     ],
 )
 def test_settings_that_make_no_sense_are_an_error(make):
     with pytest.raises(ValueError, match="more"):
         make()
+
+
+@pytest.mark.parametrize("devices", ["linear", ("linear", 7), ["linear"], 3])
+def test_the_devices_of_nsga2_are_names(devices):
+    with pytest.raises(ValueError, match='names of devices, as in devices=\\["phone"\\]'):
+        NSGA2(devices=devices)
+
+
+def test_devices_that_a_problem_has_not_are_an_error_before_it_is_searched():
+    problem = beads.problem(3)
+    Exploration(problem, NSGA2(devices=("late",)), 3)
+    with pytest.raises(
+        ValueError, match="no device phone to be searched for; there are linear, late"
+    ):
+        Exploration(problem, NSGA2(devices=("late", "phone")), 3)
+
+
+@pytest.mark.parametrize("wrong", [{"crossover": 1.5}, {"mutation": -0.1}, {"mutation": math.nan}])
+def test_what_is_no_probability_is_an_error(wrong):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        NSGA2(**wrong)
+
+
+def test_a_surrogate_takes_the_import_path_of_what_describes_specs():
+    found = Surrogate(describe="nas.strategies.leaves:indicators")  # pyright: ignore
+    assert found == Surrogate()
+    with pytest.raises(ValueError, match="no import path"):
+        Surrogate(describe="leaves")  # pyright: ignore
+    with pytest.raises(ValueError, match="TRIES is no function"):
+        Surrogate(describe="nas.strategies.drawing:TRIES")  # pyright: ignore
 
 
 def test_a_proposal_is_of_a_spec_and_its_shards():

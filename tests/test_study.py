@@ -1,17 +1,26 @@
 """A space of anybody's own is searched by one command, which loses nothing when it is killed."""
 
 import dataclasses
+import functools
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from latency_models.latency import Latency
 from nas.cli import run
+from nas.commands import explore as explore_command
+from nas.executors import UNNAMED, Here, Pool
 from nas.exploring import Limit
 from nas.journal import read
-from nas.strategies.exploration import Evaluate
+from nas.report import studied
+from nas.report.studied import Studied
+from nas.strategies import outcomes
+from nas.strategies.exploration import Evaluate, Exploration, Proposal
 from tests import beads
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -122,6 +131,10 @@ def test_caution_holds_more_than_the_mean_against_a_limit(tmp_path):
     assert not unsure.problem({"one": Limit(1.1, "ms")}, caution=1.0).fits(spec)
 
 
+def _nsga2(option: str) -> tuple[str, ...]:
+    return (STUDY, *LIMITS, "--strategy", "nsga2", "--options", option)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -133,6 +146,20 @@ def test_caution_holds_more_than_the_mean_against_a_limit(tmp_path):
         ((STUDY, *LIMITS, "--device", "late=2ms"), "each device once"),
         ((STUDY, *LIMITS, "--strategy", "guess"), "no 'guess' among nas.strategies"),
         ((STUDY, *LIMITS, "--evaluations", "0"), "evaluations is 0"),
+        (
+            (STUDY, *LIMITS, "--strategy", "successive-halving", "--evaluations", "3"),
+            "take 18 evaluations until some have had all 2 shards, and there are 3: allow more",
+        ),
+        (_nsga2('devices=["phone"]'), "no device phone to be searched for; there are linear, late"),
+        (_nsga2("devices=late"), "devices is 'late'; it must be names of devices"),
+        (_nsga2("devices={}"), "devices is {}; it must be names"),
+        (_nsga2("population=0"), "population is 0; it must be a whole number, 1 or more"),
+        (_nsga2("population=many"), "population is 'many'; it must be a whole number"),
+        (_nsga2("size=3"), "unexpected keyword argument 'size'"),
+        (
+            (STUDY, *LIMITS, "--options", "describe=tests.beads:nothing"),
+            "tests.beads:nothing cannot be imported",
+        ),
         (("tests.cli_recipe:nothing",), "gives a int, not a nas.study.Study"),
         (("nowhere:study",), "nowhere:study cannot be imported"),
     ],
@@ -148,6 +175,100 @@ def test_nothing_within_the_limits_is_said_so(tmp_path, capsys):
     words = ["explore", STUDY, "--out", str(tmp_path), "--strategy", "random"]
     assert run([*words, "--device", "linear=0.5ms"]) == 1
     assert "None of them keeps to all limits" in capsys.readouterr().out
+
+
+@dataclasses.dataclass(frozen=True)
+class Glimpse:
+    """A policy that takes a shard of a few, and never all."""
+
+    def propose(self, problem, trials, rng):
+        return Proposal(problem.fitting[len(trials)], (0,)) if len(trials) < 3 else None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        (outcomes.scored([1.0]), "None of those that keep to all limits has had all 2 shards"),
+        (outcomes.failed("torn"), "All that keep to the limits failed"),
+    ],
+)
+def test_a_search_that_finds_nothing_says_the_reason_and_no_other(tmp_path, outcome, why):
+    strategy = Exploration(beads.study().problem({"linear": Limit(9.0, "ms")}), Glimpse(), 30)
+    state = strategy.init()
+    while asked := strategy.ask(state):
+        state = strategy.tell(state, asked[0], outcome)
+    said = studied.summary(Studied(tmp_path, {"strategy": "glimpse"}, strategy, state))
+    assert f"{why}" in said and "None of them keeps" not in said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "option"),
+    [("nsga2", 'devices=["late"]'), ("surrogate", "describe=nas.strategies.leaves:indicators")],
+)
+def test_options_can_be_lists_and_functions(tmp_path, strategy, option):
+    words = ("--strategy", strategy, "--evaluations", "12", "--options", option)
+    if strategy == "surrogate":
+        words = (*words, "first=3")
+    assert explore(tmp_path, *words) == 0
+    assert run(["report", str(tmp_path)]) == 0
+
+
+def test_successive_halving_finds_something_where_its_rung_cannot_be_filled(tmp_path, capsys):
+    assert explore(tmp_path, "--strategy", "successive-halving", "--evaluations", "200") == 0
+    assert "The best: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "workers"), [((), 3), (("--workers", "5"), 5)])
+def test_workers_on_ray_are_given_what_the_study_says(tmp_path, monkeypatch, words, workers):
+    from nas import on_ray
+
+    asked: list[tuple[Pool, int | None]] = []
+
+    class Seen(Here):
+        """Workers of this process, which take note of what is asked of those on Ray."""
+
+        def __init__(self, make, *, address, cpus, tries, observer):
+            super().__init__(make(), tries=tries, observer=observer)
+            self.cpus = cpus
+
+        def submit(self, pool, function, /, *arguments, label=UNNAMED):
+            asked.append((pool, self.cpus))
+            return super().submit(pool, function, *arguments, label=label)
+
+    monkeypatch.setattr(on_ray, "OnRay", Seen)
+    path = "tests.beads:study_of_gpus"
+    out = ("--out", str(tmp_path), "--strategy", "random", "--evaluations", "3")
+    assert run(["explore", path, *LIMITS, *out, "--on", "ray", *words]) == 0
+    wanted = dataclasses.replace(beads.study_of_gpus().pool, workers=workers)
+    assert set(map(str, asked)) == {str((wanted, workers))}
+
+
+def test_in_this_process_a_search_can_be_interrupted_whatever_its_pool():
+    study = beads.study_of_gpus()
+    settings = explore_command.Settings(Path("out"))
+    assert settings.pool(study) == dataclasses.replace(study.pool, workers=1)
+    assert beads.study().pool == Pool(workers=None, cpus=1.0)
+    with pytest.raises(ValueError, match="--workers are for --on ray"):
+        explore_command.Settings(Path("out"), workers=2)
+    with pytest.raises(ValueError, match="--workers is 0"):
+        explore_command.Settings(Path("out"), on="ray", workers=0)
+
+
+def test_a_candidate_is_evaluated_by_one_process():
+    with pytest.raises(ValueError, match="of one host, not of 2"):
+        dataclasses.replace(beads.study(), pool=Pool(cpus=1.0, hosts=2))
+
+
+def test_a_long_evaluation_shows_who_does_it(tmp_path, monkeypatch):
+    shown = io.StringIO()
+    terminal = functools.partial(Console, file=shown, force_terminal=True, width=100, height=40)
+    monkeypatch.setattr("nas.progress.Console", terminal)
+    words = ("--out", str(tmp_path), "--strategy", "random", "--evaluations", "1")
+    assert run(["explore", "tests.beads:slow_study", *LIMITS, *words]) == 0
+    said = shown.getvalue()
+    assert "candidate 1" in said and "1 worker: 0.0 calls a minute, idle" in said
+    assert re.search(r"thread 1 +0.0 a minute, idle +\d+%  scoring candidate 1, shard 0", said)
+    assert "candidate 1: quality" in said
 
 
 def test_a_study_is_no_recipe_and_is_told_where_it_belongs(capsys):

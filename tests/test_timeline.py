@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -185,6 +186,21 @@ def test_a_running_search_shows_its_workers(tmp_path):
         live.watch("score", 0.5)
     assert "2 workers: 3.0 calls a minute" in shown.getvalue()
     assert "worker 2" in shown.getvalue()
+
+
+def test_workers_are_shown_while_nothing_ends(tmp_path):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, height=40)
+    there = 1
+    live = Live(console, rates=lambda: rates(there))
+    strategy = made_up.run(tmp_path, tasks=2).strategy
+    with live:
+        live.begin(strategy, strategy.init(), made_up.PROVENANCE, resumed=0)
+        there = 3  # No task ends, and nobody says anything of it.
+        until = time.monotonic() + 20
+        while "3 workers: 6.0 calls" not in shown.getvalue() and time.monotonic() < until:
+            time.sleep(0.05)
+    assert "3 workers: 6.0 calls" in shown.getvalue()
 
 
 def test_the_record_of_a_search_is_read_with_its_story(tmp_path):

@@ -26,9 +26,18 @@ class Table:
     accuracies: Mapping[str, np.ndarray]
     latencies: Mapping[str, np.ndarray]
 
+    @property
+    def complete(self) -> tuple[str, ...]:
+        """The devices that ran all cells."""
+        return tuple(name for name, ms in self.latencies.items() if not np.isnan(ms).any())
+
+    def column(self, accuracy: str) -> np.ndarray:
+        """Accuracies of all cells. Raises `ValueError` if there is no such column."""
+        return _column(self.accuracies, accuracy, "accuracies")
+
     def accuracy(self, cell: Cell, column: str) -> float:
         """Raises `ValueError` if there is no such column."""
-        return float(_column(self.accuracies, column, "accuracies")[self.rows[cell]])
+        return float(self.column(column)[self.rows[cell]])
 
     def latency(self, cell: Cell, device: str) -> Latency:
         """What was measured; the table has no spread, so the error is given as 0.

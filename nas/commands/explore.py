@@ -14,12 +14,13 @@ from nas import scalars
 from nas.commands.search import PLACE
 from nas.executors import TRIES, Executor, Here, Pool
 from nas.exploring import Limit
-from nas.journal import Journal
+from nas.journal import Journal, read
 from nas.places import Place
+from nas.progress_exploring import LiveStudy
 from nas.report import studied, timeline
 from nas.report.studied import Studied
 from nas.scalars import Scalars
-from nas.search import Done, replay, search_abreast
+from nas.search import replay, search_abreast
 from nas.strategies.exploration import Exploration
 from nas.study import Evaluators, Study, load
 from nas.timings import Timings
@@ -41,7 +42,7 @@ class Settings:
     strategy: str = STRATEGY
     """One of `nas plugins`, or an import path, `package.module:Name`."""
     options: tuple[str, ...] = ()
-    """Arguments of the strategy, each NAME=VALUE."""
+    """Arguments of the strategy, each NAME=VALUE, the value in JSON or as it is."""
     evaluations: int = 60
     """Candidates that are evaluated, at most."""
     caution: float = 0.0
@@ -53,7 +54,7 @@ class Settings:
     address: str | None = None
     """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
     workers: int | None = None
-    """Workers on Ray, each of one core; by default as many as there is room for."""
+    """Workers on Ray; by default what the study says, or as many as there is room for."""
     tries: int = TRIES
     """How often evaluating a shard may kill its worker or raise before its candidate is given up.
     """
@@ -66,6 +67,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.on == "here" and (self.address, self.workers) != (None, None):
             raise ValueError("--address and --workers are for --on ray")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be one or more")
         if self.tries < 1:
             raise ValueError(f"--tries is {self.tries}; it must be one or more")
         if self.price is not None:
@@ -76,6 +79,11 @@ class Settings:
         asked = recipes.Exploration(self.strategy, self.options, self.evaluations)
         problem = study.problem(self.limits(study), self.caution)
         return Exploration(problem, asked.policy(), self.evaluations, self.seed)
+
+    def pool(self, study: Study) -> Pool:
+        """The workers asked for; in this process there is one, which can be interrupted."""
+        workers = 1 if self.on == "here" else self.workers or study.pool.workers
+        return dataclasses.replace(study.pool, workers=workers)
 
     def limits(self, study: Study) -> dict[str, Limit]:
         """Devices and their limits. Raises `ValueError` on what is none."""
@@ -103,6 +111,15 @@ def asked(header: Mapping[str, Any], folder: Place) -> tuple[str, Settings]:
     return header["study"], Settings(folder, **{**given, **lists})
 
 
+def story(folder: Place) -> Studied:
+    """The search in a folder, as its journal tells it. Raises `ValueError` on another's."""
+    header, _ = read(folder / "journal.jsonl")
+    if "study" not in header:
+        raise ValueError(f"{folder / 'journal.jsonl'} is not of nas explore")
+    path, settings = asked(header, folder)
+    return Studied.read(folder, settings.exploration(load(path)))
+
+
 def run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         tyro.cli(
@@ -124,24 +141,25 @@ def _explore(settings: Settings, path: str) -> int:
     study = load(path)
     strategy = settings.exploration(study)
     timings = Timings()
+    live = LiveStudy(rates=timings.rates)
     with contextlib.ExitStack() as ended:
         board = None
         if settings.tensorboard is not None:
             name = settings.out.name
             board = ended.enter_context(Scalars(settings.tensorboard, name, scalars.candidates))
-        executor = ended.enter_context(_workers(settings, path, study, timings))
+        pool = settings.pool(study)
+        executor = ended.enter_context(_workers(settings, path, study, pool, timings))
         header = settings.header(path)
         journal = ended.enter_context(Journal(settings.out / "journal.jsonl", header))
         if board:
             board.begin(strategy, journal)
         state = replay(strategy, journal)
-        if len(journal):
-            print(f"going on after {len(journal)} finished tasks", flush=True)
-        pool = Pool() if settings.on == "here" else Pool(settings.workers, cpus=1.0)
+        ended.enter_context(live)
+        live.begin(strategy, state, None, resumed=len(journal))
         with timings.recorded(settings.out):
             for done in search_abreast(strategy, Evaluators(executor, pool), journal):
                 state = done.state
-                _say(strategy, done)
+                live.advance(done)
                 if board:
                     board.add(done)
     story = Studied.read(settings.out, strategy)
@@ -151,7 +169,7 @@ def _explore(settings: Settings, path: str) -> int:
 
 @contextlib.contextmanager
 def _workers(
-    settings: Settings, path: str, study: Study, timings: Timings
+    settings: Settings, path: str, study: Study, pool: Pool, timings: Timings
 ) -> Iterator[Executor[Study]]:
     tries = settings.tries
     if settings.on == "here":
@@ -160,20 +178,6 @@ def _workers(
         return
     from nas.on_ray import OnRay
 
-    make, cpus = functools.partial(load, path), settings.workers
+    make, cpus = functools.partial(load, path), pool.workers
     with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=timings) as ray:
         yield ray
-
-
-def _say(strategy: Exploration, done: Done) -> None:
-    """Prints what became of a candidate, once all of it is known."""
-    trial = done.state.trials[done.task.number]
-    if "failed" in done.outcome:
-        print(f"candidate {trial.number + 1} failed: {done.outcome['failed']}", flush=True)
-    elif trial.done and (quality := trial.quality):
-        times = strategy.problem.latencies(trial.spec)
-        said = ", ".join(f"{time.ms:.3f} ms on {name}" for name, time in times.items())
-        print(
-            f"candidate {trial.number + 1}: quality {quality.mean:.4f}, {said}: {trial.spec}",
-            flush=True,
-        )

@@ -15,7 +15,7 @@ from nas import devices
 from nas import recipe as recipes
 from nas.evolution import Network, Train
 from nas.executors import Pool
-from nas.forecast import Forecast, Read, Times, forecast, read, space
+from nas.forecast import Forecast, Read, Times, check, forecast, read, space
 from nas.perform import Performer, costed
 from nas.places import place
 from nas.recipe import Recipe, Sampling, Search, Training
@@ -90,6 +90,7 @@ def run(arguments: list[str]) -> int:
     settings = tyro.cli(Settings, default=default, args=arguments[named:], prog=f"nas plan {path}")
     recipe = settings.over(recipe)
     recipe.search.limit()
+    check(recipe)
     sources, known = [], Read(Times(), None)
     if settings.measure:
         known = Read(measured(recipe), None)

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from nas import study
 from nas.commands import explore
 from nas.commands.search import evolution, exploring
 from nas.diffusion.pipeline import Pipeline
@@ -16,7 +15,6 @@ from nas.places import Place, place
 from nas.recipe import Exploration, Sampling, Search
 from nas.report import explored, page, studied, timeline
 from nas.report.story import Story
-from nas.report.studied import Studied
 from search_spaces.unet_space import UNetSpace
 
 
@@ -40,9 +38,8 @@ def run(arguments: list[str]) -> int:
     folder = asked.folder
     header, _ = read(folder / "journal.jsonl")
     if "study" in header:
-        path, settings = explore.asked(header, folder)
-        story = Studied.read(folder, settings.exploration(study.load(path)))
-        print(f"{studied.summary(story)}\n\nreport    {studied.write(story, price=asked.price)}")
+        told = explore.story(folder)
+        print(f"{studied.summary(told)}\n\nreport    {studied.write(told, price=asked.price)}")
         return 0
     header, _ = journal_of(folder)
     pipeline = Pipeline.load(Path(header["pipeline"]))

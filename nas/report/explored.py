@@ -108,7 +108,7 @@ def _summary(story: Explored) -> Iterator[str]:
     winner = story.winner
     if winner is None:
         if story.finished:
-            yield "None of them keeps to all limits: allow more evaluations, edits or milliseconds."
+            yield f"{lacking(*story.search)}: allow more evaluations, edits or milliseconds."
         return
     yield f"The winner: {described(winner.spec)}."
     for device in strategy.limits:
@@ -131,6 +131,19 @@ def _summary(story: Explored) -> Iterator[str]:
     for name, values in scores.items():
         if values is not None:
             yield f"Score of {name}: {estimate(values).mean:.4f} ± {estimate(values).error:.4f}."
+
+
+def lacking(search: Exploration[Any], explored: Trials) -> str:
+    """Why a search that is over found nothing."""
+    fitting = [trial for trial in explored.trials if search.problem.fits(trial.spec)]
+    if not fitting:
+        return "None of them keeps to all limits"
+    if all(trial.failed for trial in fitting):
+        return "All that keep to the limits failed"
+    return (
+        f"None of those that keep to all limits has had all {search.problem.shards} shards of its "
+        "evaluation"
+    )
 
 
 def fronts(search: Exploration[Any], explored: Trials) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from nas import journal, timings
 from nas.places import Place
 from nas.report import page, tables, timeline
-from nas.report.explored import candidates, fronts, single
+from nas.report.explored import candidates, fronts, lacking, single
 from nas.search import states
 from nas.strategies.exploration import Exploration, State
 
@@ -73,7 +73,7 @@ def _summary(story: Studied) -> Iterator[str]:
     best = search.best(state)
     if best is None:
         if not search.ask(state):
-            yield "None of them keeps to all limits: allow more evaluations or milliseconds."
+            yield f"{lacking(search, state)}: allow more evaluations or milliseconds."
         return
     yield f"The best: {best.spec}; quality {best.quality.mean:.4f} ± {best.quality.error:.4f}."
     for name, latency in search.problem.latencies(best.spec).items():

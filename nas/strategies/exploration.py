@@ -7,7 +7,7 @@ again from the journal alone.
 """
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
@@ -135,7 +135,10 @@ class Trials(Sequence[Trial]):
 
 
 class Policy(Protocol):
-    """What to evaluate next. Pure: it draws from `rng` only, which is made of seed and number."""
+    """What to evaluate next. Pure: it draws from `rng` only, which is made of seed and number.
+
+    A policy that cannot search every problem has a method `check` besides: see `checked`.
+    """
 
     def propose(
         self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator
@@ -146,6 +149,16 @@ class Policy(Protocol):
         look only at outcomes that it waits for. It proposes no shard of a spec twice.
         """
         ...
+
+
+def checked(policy: Policy, devices: Collection[str], shards: int, evaluations: int) -> None:
+    """Raises `ValueError` if a policy cannot search these devices in so many full evaluations.
+
+    That is what the policy's own `check(devices, shards, evaluations)` raises, if it has one.
+    """
+    check = getattr(policy, "check", None)
+    if check is not None:
+        check(devices, shards, evaluations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +192,7 @@ class Exploration(Generic[Spec]):
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window is {self.window}; it must be one or more")
+        checked(self.policy, self.problem.devices, self.problem.shards, self.evaluations)
 
     def init(self) -> State:
         return self._extended(Trials())

@@ -9,6 +9,7 @@ import numpy as np
 
 from nas.strategies.exploration import Proposal, Trial, full
 from nas.strategies.following import Following, worth
+from nas.strategies.numbers import whole
 from nas.strategies.outcomes import Quality, lost
 from nas.strategies.problem import Problem
 from search_spaces.space import Edit
@@ -36,8 +37,9 @@ class Greedy:
     caution: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.group < 1 or self.caution < 0:
-            raise ValueError(f"{self}: a group has one edit or more, and no caution is negative")
+        whole(self, group=1)
+        if not self.caution >= 0:
+            raise ValueError(f"caution is {self.caution}; it must be zero or more")
 
     def propose(
         self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator

@@ -1,7 +1,7 @@
 """NSGA-II (Deb et al., 2002): quality against latency, on one device or on several at once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from nas.strategies.drawing import draw, mutant
 from nas.strategies.exploration import Proposal, Trial, full, noted, seen, settled
 from nas.strategies.leaves import apart
+from nas.strategies.numbers import whole
 from nas.strategies.pareto import crowding, ranks
 from nas.strategies.problem import Problem
 
@@ -27,6 +28,24 @@ class NSGA2:
     crossover: float = 0.9
     mutation: float = 0.5
     devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        whole(self, population=1)
+        for name in ("crossover", "mutation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        names = self.devices
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f'devices is {names!r}; it must be names of devices, as in devices=["phone"]'
+            )
+
+    def check(self, devices: Collection[str], shards: int, evaluations: int) -> None:
+        unknown = [name for name in self.devices if name not in devices]
+        if unknown:
+            raise ValueError(
+                f"no device {', '.join(unknown)} to be searched for; there are {', '.join(devices)}"
+            )
 
     def propose(
         self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator

@@ -9,6 +9,7 @@ import numpy as np
 
 from nas.strategies.drawing import draw, mutant
 from nas.strategies.exploration import Proposal, Trial, full, seen, settled
+from nas.strategies.numbers import whole
 from nas.strategies.problem import Problem
 
 
@@ -24,11 +25,9 @@ class RegularisedEvolution:
     ahead: int = 1
 
     def __post_init__(self) -> None:
-        if not (0 < self.tournament <= self.population and 0 < self.ahead <= self.population):
-            raise ValueError(
-                f"{self}: the tournament and those ahead must be one or more, "
-                "and no more than the population"
-            )
+        whole(self, population=1, tournament=1, ahead=1)
+        if max(self.tournament, self.ahead) > self.population:
+            raise ValueError(f"{self}: the tournament or those ahead are more than the population")
 
     def propose(
         self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator

@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy.special import ndtr
 
+from nas import plugins
 from nas.strategies import process
 from nas.strategies.drawing import draw
 from nas.strategies.exploration import Proposal, Trial, full, seen, settled
 from nas.strategies.leaves import indicators
+from nas.strategies.numbers import whole
 from nas.strategies.problem import Problem
 
 Describe: TypeAlias = Callable[[Any], Mapping[str, float]]
@@ -37,7 +39,8 @@ class Surrogate:
     not learn how bad. Of candidates, the `shortlist` with the highest means are looked at closely.
     Where the space is not listed they are the neighbours of the `best` evaluated ones and as many
     drawn at random, but no more than `drawn`. A proposal waits for all but the last `ahead - 1`, of
-    which the model's own prediction is believed meanwhile (Ginsbourger et al., 2010).
+    which the model's own prediction is believed meanwhile (Ginsbourger et al., 2010). The
+    import path of `describe`, `package.module:function`, will do as well.
     """
 
     describe: Describe = indicators
@@ -49,9 +52,12 @@ class Surrogate:
     drawn: int = 64
 
     def __post_init__(self) -> None:
-        rest = (self.choices, self.ahead, self.shortlist, self.best, self.drawn)
-        if self.first < 2 or min(rest) < 1:
-            raise ValueError(f"{self}: `first` must be two or more, the others one or more")
+        whole(self, first=2, choices=1, ahead=1, shortlist=1, best=1, drawn=1)
+        given: Any = self.describe
+        if isinstance(given, str):
+            object.__setattr__(self, "describe", plugins.at(given))
+        if not callable(self.describe):
+            raise ValueError(f"describe={given} is no function of a spec")
 
     def propose(
         self, problem: Problem[Any], trials: Sequence[Trial], rng: np.random.Generator
