@@ -45,7 +45,10 @@ NET = Whole(
 )
 SUBJECTS = {"conv": CONV, "net": NET}
 GIVEN = {"device": "A Phone", "version:os": "14"}
-SAID = "count=50 first=510 curr=500 min=480 max=700 avg={avg} std=20\n"
+SAID = (
+    "count=6 first=900 curr=500 min=480 max=900 avg=560 std=150\n"
+    "count=50 first=510 curr=500 min=480 max=700 avg={avg} std=20\n"
+)
 
 
 def plain(part: Part, folder: Path) -> Path:
@@ -153,7 +156,7 @@ def test_a_runtime_that_the_file_names_is_the_one(folder):
 def test_one_malformed_result_means_that_nothing_is_read(folder):
     measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
     measured(folder, "net", "litert", SAID.format(avg="soon"), "txt")
-    with pytest.raises(Malformed, match=r"net\.litert\.txt, line 1"):
+    with pytest.raises(Malformed, match=r"net\.litert\.txt, line 2"):
         read(folder, given=GIVEN)
 
 
@@ -194,11 +197,11 @@ def test_a_script_leaves_what_can_be_imported(folder, tmp_path):
     """With a stand-in for the phone: what `adb` says is what a phone would."""
     fake = tmp_path / "bin"
     fake.mkdir()
-    adb = fake / "adb"
+    adb, said = fake / "adb", SAID.format(avg=502).replace("\n", "\\n")
     adb.write_text(
         "#!/bin/sh\n"
         'case "$1 $2" in\n'
-        f'  "shell taskset"*) printf "{SAID.format(avg=502).strip()}\\n" ;;\n'
+        f'  "shell taskset"*) printf "{said}" ;;\n'
         '  "pull "*) printf "= Run Order =\\nnode type, avg_ms, name\\nADD, 0.1, x\\n" > "$3" ;;\n'
         "esac\n"
     )

@@ -45,6 +45,7 @@ LITERT_OLD = """\
 Timings (microseconds): count=50 first=79449 curr=81350 min=77385 max=88213 avg=79732 std=1929
 Average inference timings in us: Warmup: 83235, Init: 38467, Inference: 79760.9
 """
+LITERT_LINE = "count=50 first=5 curr=5 min=4 max=9 avg=5.5 std=1 p5=4 median=5 p95=8\n"
 LITERT_CSV = """\
 ============================== Run Order ==============================
 node type, first, avg_ms, %, cdf%, mem KB, times called, name
@@ -222,10 +223,22 @@ def test_litert_gives_the_run_after_the_warm_up_and_every_op_once(tmp_path):
 
 
 def test_litert_gives_the_median_where_it_is_printed(tmp_path):
-    line = "count=50 first=5 curr=5 min=4 max=9 avg=5.5 std=1 p5=4 median=5 p95=8\n"
-    (network,) = read(tmp_path, line, "litert")
+    (network,) = read(tmp_path, 2 * LITERT_LINE, "litert")
     assert (network.ms, network.stat) == (0.005, Stat.MEDIAN)
     assert (0.95, 0.008) in network.quantiles_ms
+
+
+def test_litert_has_no_network_before_the_warm_up_is_over(tmp_path):
+    for data in (LITERT_LINE, LITERT[: LITERT.index("INFO: Running benchmark for at least 50")]):
+        with pytest.raises(Malformed, match=r"(?s)line .*warm-up's; is the file cut off"):
+            read(tmp_path, data, "litert")
+    timed = LITERT[: LITERT.index("INFO: Inference timings")]
+    (network,) = read(tmp_path, timed, "litert")
+    assert (network.ms, network.runs) == (0.502, 50)
+    # The sum of the nodes that were profiled is no network.
+    nodes = LITERT_OLD[: LITERT_OLD.index("Average")]
+    with pytest.raises(Malformed, match="timings, or a profile"):
+        read(tmp_path, nodes, "litert")
 
 
 def test_a_hub_job_is_its_median_run_and_not_its_estimate(tmp_path):
@@ -333,6 +346,7 @@ def test_what_onnxruntime_profiles_here_is_read(tmp_path):
     [
         ("litert", LITERT.replace("avg=502", "avg=xx"), "line 6", "number"),
         ("litert", LITERT.replace("avg=502", "avg=900"), "line 6", "mean between"),
+        ("litert", LITERT.replace("count=50", "count=0"), "line 6", "one run or more"),
         ("litert", LITERT.replace("avg=502", "avg=600"), "line 7", "the mean of line 6"),
         ("litert", LITERT.replace("\tCONV_2D\t0.4\t", "\tCONV_2D\t"), "line 15", "8 columns"),
         ("litert", LITERT.replace("[avg ms]", "[ms]"), "line 14", "avg_ms"),

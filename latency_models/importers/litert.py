@@ -37,8 +37,9 @@ class _Runs(NamedTuple):
 def read(data: bytes, place: str) -> list[Imported]:
     """The network, where its time is printed, and each op of the profile.
 
-    The network is the run after the warm-up. Its number is the median where the tool prints one,
-    and else the mean.
+    The network is the run after the warm-up, so there is none without the line `Inference timings`
+    or a second line of statistics. Its number is the median where the tool prints one, and else the
+    mean.
     """
     lines = text(data, place).splitlines()
     runs, inference = list(_runs(lines, place)), _inference(lines, place)
@@ -67,6 +68,8 @@ def _runs(lines: list[str], place: str) -> Iterator[_Runs]:
         if missing := {"count", "min", "max", "avg", "std"} - pairs.keys():
             raise Malformed(here, f"statistics with {sorted(missing)}", line.strip())
         stats = {name: number(value, here) for name, value in pairs.items()}
+        if not whole(pairs["count"], here):
+            raise Malformed(here, "one run or more", line.strip())
         if not stats["min"] <= stats["avg"] <= stats["max"]:
             raise Malformed(here, "a mean between minimum and maximum", line.strip())
         yield _Runs(at, stats, "Timings" in line)
@@ -93,8 +96,14 @@ def _network(
     place: str,
 ) -> Iterator[Imported]:
     timed = [found for found in runs if not found.of_nodes]
-    if not runs and inference is None:
-        return
+    if inference is None and len(timed) < 2:
+        if not timed:
+            return
+        raise Malformed(
+            f"{place}, line {timed[-1].line}",
+            "`Inference timings in us` or another line of statistics after this, which may be the "
+            "warm-up's; is the file cut off?",
+        )
     last = (timed or runs or [None])[-1]
     stats = last.stats if last else {}
     if last and timed and inference and abs(inference[1] - stats["avg"]) > 0.01 * stats["avg"] + 1:
