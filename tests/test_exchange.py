@@ -118,6 +118,7 @@ def test_a_profile_beside_the_time_of_the_whole_gives_its_ops(folder):
         "============================== Run Order ==============================\n"
         "node type, first, avg_ms, %, cdf%, mem KB, times called, name\n"
         "CONV_2D, 0.4, 0.3, 60%, 60%, 0, 1, [a]:0\n"
+        "Number of nodes executed: 1\n"
     )
     (row,) = read(folder, given=GIVEN).rows
     assert [(op.op, op.ms) for op in row.ops] == [("CONV_2D", 0.3)]
@@ -202,7 +203,8 @@ def test_a_script_leaves_what_can_be_imported(folder, tmp_path):
         "#!/bin/sh\n"
         'case "$1 $2" in\n'
         f'  "shell taskset"*) printf "{said}" ;;\n'
-        '  "pull "*) printf "= Run Order =\\nnode type, avg_ms, name\\nADD, 0.1, x\\n" > "$3" ;;\n'
+        '  "pull "*) printf "= Run Order =\\nnode type, avg_ms, name\\nADD, 0.1, x\\n\\n'
+        'Number of nodes executed: 1\\n" > "$3" ;;\n'
         "esac\n"
     )
     adb.chmod(0o755)
