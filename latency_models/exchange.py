@@ -205,8 +205,9 @@ def read(
 
     `given` is what the tools do not say: `device`, versions as `version:NAME`; see
     `importers.provenance`. `assumed` is the relative error of numbers without spread. Raises
-    `ValueError` on results of what is not in the manifest or of another model than was written, and
-    `Malformed` on a file that is not as its tool writes it. Then nothing is read.
+    `ValueError` on results of what is not in the manifest or of another model than was written, on
+    two of one subject by one tool, and `Malformed` on a file that is not as its tool writes it.
+    Then nothing is read.
     """
     place = str(folder / MANIFEST)
     manifest = load_json((folder / MANIFEST).read_bytes(), place)
@@ -224,7 +225,13 @@ def read(
                 f"{path} is no result of a subject in {place}: files are SUBJECT.TOOL.EXTENSION, "
                 f"with subjects {', '.join(entries)} and tools {', '.join(TOOLS)}"
             )
-        (ops if match[3] else files)[match[1], match[2]] = path
+        kept, key = ops if match[3] else files, (match[1], match[2])
+        if key in kept:
+            raise ValueError(
+                f"{kept[key]} and {path} are two results of one subject by one tool; "
+                "remove the one that does not hold"
+            )
+        kept[key] = path
     if alone := sorted(ops.keys() - files.keys()):
         raise ValueError(f"{ops[alone[0]]} is a profile without the time of the whole beside it")
     rows = []

@@ -31,6 +31,7 @@ from latency_models.importers import Malformed
 from latency_models.latency import Whole
 from latency_models.provenance import Method
 from latency_models.runtimes import drawn
+from nas import cli
 from search_spaces.blocks import Conv, NormSiLU
 from search_spaces.export import onnx as form
 from search_spaces.export.part import Part
@@ -45,7 +46,10 @@ NET = Whole(
 )
 SUBJECTS = {"conv": CONV, "net": NET}
 GIVEN = {"device": "A Phone", "version:os": "14"}
-SAID = "count=50 first=510 curr=500 min=480 max=700 avg={avg} std=20\n"
+SAID = (
+    "count=6 first=900 curr=500 min=480 max=900 avg=560 std=150\n"
+    "count=50 first=510 curr=500 min=480 max=700 avg={avg} std=20\n"
+)
 
 
 def plain(part: Part, folder: Path) -> Path:
@@ -71,8 +75,8 @@ def measured(folder: Path, name: str, tool: str, text: str, ending: str, form="o
 
 def test_what_was_measured_comes_back_and_what_was_not_is_named(folder):
     measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
-    measured(folder, "conv", "aihub", json.dumps(JOB), "json")
-    measured(folder, "net", "aihub", json.dumps(JOB), "json")
+    measured(folder, "conv", "aihub", RUNS, "json")
+    measured(folder, "net", "aihub", RUNS, "json")
     rows, missing = read(folder, given=GIVEN)
     assert [(row.name, row.tool) for row in rows] == [
         ("conv", "aihub"),
@@ -92,12 +96,13 @@ def test_what_was_measured_comes_back_and_what_was_not_is_named(folder):
 
 
 JOB = {"execution_summary": {"all_inference_times": [900, 1000, 1400]}, "execution_detail": []}
+RUNS = json.dumps(JOB)
 
 
 def test_numbers_of_different_provenance_are_kept_apart(folder):
     measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
     for name in SUBJECTS:
-        measured(folder, name, "aihub", json.dumps(JOB), "json")
+        measured(folder, name, "aihub", RUNS, "json")
     grouped = tables(read(folder, given=GIVEN))
     assert {p.runtime: (len(t.rows), len(n)) for p, (t, n) in grouped.items()} == {
         "LiteRT CPU": (1, 0),
@@ -115,6 +120,7 @@ def test_a_profile_beside_the_time_of_the_whole_gives_its_ops(folder):
         "============================== Run Order ==============================\n"
         "node type, first, avg_ms, %, cdf%, mem KB, times called, name\n"
         "CONV_2D, 0.4, 0.3, 60%, 60%, 0, 1, [a]:0\n"
+        "Number of nodes executed: 1\n"
     )
     (row,) = read(folder, given=GIVEN).rows
     assert [(op.op, op.ms) for op in row.ops] == [("CONV_2D", 0.3)]
@@ -153,8 +159,38 @@ def test_a_runtime_that_the_file_names_is_the_one(folder):
 def test_one_malformed_result_means_that_nothing_is_read(folder):
     measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
     measured(folder, "net", "litert", SAID.format(avg="soon"), "txt")
-    with pytest.raises(Malformed, match=r"net\.litert\.txt, line 1"):
+    with pytest.raises(Malformed, match=r"net\.litert\.txt, line 2"):
         read(folder, given=GIVEN)
+
+
+def test_two_results_of_one_subject_by_one_tool_are_refused(folder):
+    measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
+    measured(folder, "conv", "litert", SAID.format(avg=602), "csv")
+    with pytest.raises(
+        ValueError, match=r"conv\.litert\.csv and .*conv\.litert\.txt are two results"
+    ):
+        read(folder, given=GIVEN)
+
+
+def nas_import(*arguments: object) -> int:
+    return cli.run(["profile", "import", *map(str, arguments)])
+
+
+def test_a_file_that_cannot_be_added_to_means_that_none_is_written(folder, tmp_path, capsys):
+    for tool, text, ending in (("litert", SAID.format(avg=502), "txt"), ("aihub", RUNS, "json")):
+        measured(folder, "conv", tool, text, ending)
+    out, asked = tmp_path / "measured", (folder, "--device", "A Phone")
+    assert nas_import(*asked, "--out", out) == 0
+    files = sorted(out.iterdir())
+    assert len(files) == 2
+    for damaged in files:
+        for path in files:
+            path.unlink(missing_ok=True)
+        damaged.write_text("{")
+        capsys.readouterr()
+        assert nas_import(*asked, "--out", out) == 1
+        assert f"{damaged} is damaged" in capsys.readouterr().err
+        assert list(out.iterdir()) == [damaged]
 
 
 def test_what_no_file_says_has_to_be_given_and_what_one_says_may_not_differ(folder):
@@ -194,12 +230,13 @@ def test_a_script_leaves_what_can_be_imported(folder, tmp_path):
     """With a stand-in for the phone: what `adb` says is what a phone would."""
     fake = tmp_path / "bin"
     fake.mkdir()
-    adb = fake / "adb"
+    adb, said = fake / "adb", SAID.format(avg=502).replace("\n", "\\n")
     adb.write_text(
         "#!/bin/sh\n"
         'case "$1 $2" in\n'
-        f'  "shell taskset"*) printf "{SAID.format(avg=502).strip()}\\n" ;;\n'
-        '  "pull "*) printf "= Run Order =\\nnode type, avg_ms, name\\nADD, 0.1, x\\n" > "$3" ;;\n'
+        f'  "shell taskset"*) printf "{said}" ;;\n'
+        '  "pull "*) printf "= Run Order =\\nnode type, avg_ms, name\\nADD, 0.1, x\\n\\n'
+        'Number of nodes executed: 1\\n" > "$3" ;;\n'
         "esac\n"
     )
     adb.chmod(0o755)

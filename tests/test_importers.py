@@ -10,8 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from latency_models import importers
 from latency_models.importers import FORMATS, Imported, Kind, Malformed, Stat, provenance
@@ -38,6 +36,7 @@ Operator-wise Profiling Info for Regular Benchmark Runs:
 ============================== Top by Computation Time ==============================
 \t[node type]\t[first]\t[avg ms]\t[%]\t[cdf%]\t[mem KB]\t[times called]\t[Name]
 \tCONV_2D\t0.4\t0.3\t60%\t60%\t0\t1\t[a, b]:0
+Number of nodes executed: 2
 Timings (microseconds): count=50 first=700 curr=500 min=490 max=700 avg=540 std=25
 Memory (bytes): count=0
 """
@@ -45,6 +44,7 @@ LITERT_OLD = """\
 Timings (microseconds): count=50 first=79449 curr=81350 min=77385 max=88213 avg=79732 std=1929
 Average inference timings in us: Warmup: 83235, Init: 38467, Inference: 79760.9
 """
+LITERT_LINE = "count=50 first=5 curr=5 min=4 max=9 avg=5.5 std=1 p5=4 median=5 p95=8\n"
 LITERT_CSV = """\
 ============================== Run Order ==============================
 node type, first, avg_ms, %, cdf%, mem KB, times called, name
@@ -53,6 +53,8 @@ CONV_2D, 4.2, 4.1, 60%, 60%, 0, 1, [block0/conv, block0/bias]:0
 ============================== Top by Computation Time ==============================
 node type, first, avg_ms, %, cdf%, mem KB, times called, name
 CONV_2D, 4.2, 4.1, 60%, 60%, 0, 1, [block0/conv, block0/bias]:0
+
+Number of nodes executed: 1
 """
 JOB = json.dumps(
     {
@@ -108,6 +110,12 @@ Benchmark                                    Time             CPU   Iterations
 BM_main_ex_dispatch_0_benchmark/real_time  30.0 us          37 us        34065
 BM_main_benchmark/real_time               0.099 ms       0.107 ms         5892
 """
+REPEATED = "Benchmark                  Time             CPU   Iterations\n" + "".join(
+    f"BM_main/real_time{name}  {ms} ms        0.1 ms        9\n"
+    for name, ms in zip(
+        ("", "", "", "_mean", "_median", "_stddev"), (0.1, 0.2, 0.3, 0.2, 0.2, 0.1), strict=True
+    )
+)
 EXECUTORCH = """\
 event_block_name  event_name                   avg (ms)  op_types                         is_delegated_op
 Default           Method::init                 0.032137  []                               False
@@ -136,6 +144,8 @@ Max latency (ns)                : 3799939998
 Mean latency (ns)               : 3615950794
 50.00 percentile latency (ns)   : 3683487082
 90.00 percentile latency (ns)   : 3780948072
+
+No errors encountered during test.
 """
 CSV = """\
 # Timed by hand.
@@ -222,10 +232,22 @@ def test_litert_gives_the_run_after_the_warm_up_and_every_op_once(tmp_path):
 
 
 def test_litert_gives_the_median_where_it_is_printed(tmp_path):
-    line = "count=50 first=5 curr=5 min=4 max=9 avg=5.5 std=1 p5=4 median=5 p95=8\n"
-    (network,) = read(tmp_path, line, "litert")
+    (network,) = read(tmp_path, 2 * LITERT_LINE, "litert")
     assert (network.ms, network.stat) == (0.005, Stat.MEDIAN)
     assert (0.95, 0.008) in network.quantiles_ms
+
+
+def test_litert_has_no_network_before_the_warm_up_is_over(tmp_path):
+    for data in (LITERT_LINE, LITERT[: LITERT.index("INFO: Running benchmark for at least 50")]):
+        with pytest.raises(Malformed, match=r"(?s)line .*warm-up's; is the file cut off"):
+            read(tmp_path, data, "litert")
+    timed = LITERT[: LITERT.index("INFO: Inference timings")]
+    (network,) = read(tmp_path, timed, "litert")
+    assert (network.ms, network.runs) == (0.502, 50)
+    # The sum of the nodes that were profiled is no network.
+    nodes = LITERT_OLD[: LITERT_OLD.index("Average")]
+    with pytest.raises(Malformed, match="timings, or a profile"):
+        read(tmp_path, nodes, "litert")
 
 
 def test_a_hub_job_is_its_median_run_and_not_its_estimate(tmp_path):
@@ -288,6 +310,10 @@ def test_what_jax_traces_here_is_read_from_both_of_its_files(tmp_path):
     # Both functions are called <lambda>, and they are told apart.
     assert [row.runs for row in networks] == [4, 4]
     assert len({row.name for row in networks}) == 2
+    data = plane.read_bytes()
+    for at in range(len(data)):
+        with pytest.raises(Malformed):
+            FORMATS["xplane"].read(data[:at], "plane")
     for row, other in zip(rows, importers.read(trace), strict=True):
         assert row.name == other.name
         assert row.samples_ms == pytest.approx(other.samples_ms, rel=1e-3, abs=1e-5)
@@ -319,8 +345,9 @@ def test_what_onnxruntime_profiles_here_is_read(tmp_path):
         ("first", "MatMul", 3),
         ("second", "Tanh", 3),
     ]
-    with pytest.raises(Malformed, match="cut off"):
-        read(tmp_path, data[:-100])
+    for at in range(0, len(data.rstrip()), 50):
+        with pytest.raises(Malformed):
+            read(tmp_path, data[:at], "onnxruntime")
     # Older versions have events around nodes, too, which are no time of theirs.
     events = json.loads(data)
     fence = next(event for event in events if event["name"] == "first_kernel_time")
@@ -333,10 +360,11 @@ def test_what_onnxruntime_profiles_here_is_read(tmp_path):
     [
         ("litert", LITERT.replace("avg=502", "avg=xx"), "line 6", "number"),
         ("litert", LITERT.replace("avg=502", "avg=900"), "line 6", "mean between"),
+        ("litert", LITERT.replace("count=50", "count=0"), "line 6", "one run or more"),
         ("litert", LITERT.replace("avg=502", "avg=600"), "line 7", "the mean of line 6"),
         ("litert", LITERT.replace("\tCONV_2D\t0.4\t", "\tCONV_2D\t"), "line 15", "8 columns"),
         ("litert", LITERT.replace("[avg ms]", "[ms]"), "line 14", "avg_ms"),
-        ("litert", "nothing of it", "report", "timings"),
+        ("litert", "nothing of it\n", "report", "timings"),
         ("aihub-job", JOB.replace("1200", "-1"), r"all_inference_times\[2\]", "negative"),
         ("aihub-job", JOB.replace("1200", "0"), "all_inference_times", "every run"),
         ("aihub-job", JOB.replace('"type": "Add"', '"kind": "Add"'), r"detail\[1\]", "'type'"),
@@ -344,7 +372,7 @@ def test_what_onnxruntime_profiles_here_is_read(tmp_path):
         ("aihub-table", PERF.replace("81.089", "soon"), "Some Phone.qnn", "float"),
         ("aihub-table", PERF.replace("Passed", "Failed"), "report", "passed"),
         ("aihub-table", PERF.replace("precisions:", "precisions: ]"), "line 1", "YAML"),
-        ("aihub-table", "!!python/object/apply:os.getcwd []", "line 1", "YAML"),
+        ("aihub-table", "!!python/object/apply:os.getcwd []\n", "line 1", "YAML"),
         ("onnxruntime", "[]", "report", "model_run"),
         ("onnxruntime", '[{"name": "model_run", "cat": "Session"}]', r"\[0\]", "'dur'"),
         ("benchmark-json", GOOGLE.replace('"us"', '"fortnight"'), r"\[0\].time_unit", "unit"),
@@ -367,6 +395,15 @@ def test_what_onnxruntime_profiles_here_is_read(tmp_path):
         ("csv", CSV.replace("1.5,mean", "nan,mean"), "line 4, column ms", "number"),
         ("csv", CSV.replace("9,,,a phone", "9,,a phone"), "line 4", "14 columns"),
         ("csv", CSV.replace("name,kind", "kind"), "line 2", "'name'"),
+        ("csv", "name,ms,stat\n", "report", "at least one row"),
+        ("csv", CSV.replace("conv,op", '"conv,op'), "line 4", "CSV"),
+        ("csv", CSV[:-1], "line 4", "end it"),
+        ("litert", LITERT.replace("executed: 2", "executed: 3"), "line 20", "2 nodes.*line 13"),
+        ("litert", LITERT.replace("Number of", "Of"), "line 13", "`Number of nodes executed"),
+        ("litert", "\n".join(LITERT.split("\n")[7:]), "report", "Inference timings"),
+        ("benchmark-table", REPEATED.replace("_stddev", "_sum"), "main", "the stddev of its"),
+        ("mlperf", MLPERF.replace("No errors", "Nothing"), "report", "No errors encountered"),
+        ("aihub-table", PERF.replace("tool_versions", "tools"), "qnn_context", "tool_versions"),
         ("csv", CSV.replace("std_ms,runs", "runs,runs"), "line 2", "every column once"),
         ("aihub-job", JOB.replace("}]}", '}], "stated": "x"}'), "stated", "dict"),
         ("trace", CHROME.replace('"dur": 51.0', '"dur": -1'), r"\[5\].dur", "negative"),
@@ -381,12 +418,33 @@ def test_a_malformed_file_is_refused_where_it_goes_wrong(form, data, where, what
         read(tmp_path, data, form)
 
 
-@given(st.data())
-def test_a_json_report_that_is_cut_off_is_never_half_read(data):
-    form, whole, _ = FILES[data.draw(st.sampled_from(["aihub job", "google json", "trace"]))]
-    at = data.draw(st.integers(0, len(whole) - 1))
-    with pytest.raises(Malformed):
-        FORMATS[form].read(whole[:at].encode(), "report")
+# Formats that do not say how long they are: a cut between two lines cannot be told.
+ENDLESS = ("aihub-table", "benchmark-table", "executorch", "csv")
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_report_that_is_cut_off_is_never_half_read(case):
+    form, whole, _ = FILES[case]
+    rows = FORMATS[form].read(whole.encode(), "report")
+    for at in range(len(whole)):
+        try:
+            read = FORMATS[form].read(whole[:at].encode(), "report")
+        except Malformed:
+            continue
+        if case == "litert printed" and whole[at:].startswith(("INFO: Inf", "Profiling Info")):
+            assert [row.name for row in read] == ["unet.tflite"]  # A log need not have a profile.
+        elif read != rows:
+            assert form in ENDLESS and whole[at - 1] == "\n", whole[:at]
+            assert read == rows[: len(read)]
+
+
+def test_repetitions_that_a_table_does_not_sum_up_are_cut_off(tmp_path):
+    (row,) = read(tmp_path, REPEATED)
+    assert row.samples_ms == pytest.approx((0.1, 0.2, 0.3))
+    lines = REPEATED.splitlines(keepends=True)
+    for count in range(3, len(lines)):
+        with pytest.raises(Malformed, match="of its repetitions; is the file cut off"):
+            read(tmp_path, "".join(lines[:count]))
 
 
 def test_a_file_of_no_known_format_is_an_error_that_lists_them(tmp_path):

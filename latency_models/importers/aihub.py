@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from latency_models.importers.imported import VERSION, Imported, Kind, Malformed, Stat, of_samples
-from latency_models.importers.parsing import field, load_json, number, text
+from latency_models.importers.parsing import field, lines, load_json, number
 
 
 def looks_like_job(data: bytes) -> bool:
@@ -62,10 +62,11 @@ def looks_like_table(data: bytes) -> bool:
 def read_table(data: bytes, place: str) -> list[Imported]:
     """Each component of the model on each device, by each runtime, in each precision.
 
-    Jobs that failed have no number and give no row.
+    Jobs that failed have no number and give no row. Nothing in the file says how many jobs there
+    are, but each ends with the versions of its tools.
     """
     try:
-        content = yaml.safe_load(text(data, place))
+        content = yaml.safe_load("\n".join(lines(data, place)))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -95,9 +96,7 @@ def _job(
     if status != "Passed":
         return
     ms = number(field(job, "inference_time_milliseconds", (int, float), place), place)
-    versions = job.get("tool_versions", {})
-    if not isinstance(versions, dict):
-        raise Malformed(f"{place}.tool_versions", "versions by name", versions)
+    versions = field(job, "tool_versions", dict, place)
     stated = {
         "device": device,
         "runtime": runtime,

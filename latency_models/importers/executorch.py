@@ -4,11 +4,11 @@
 blocks, so they do not add up with the ops. Loading and initialising is not inference and left out.
 """
 
-import csv
 import re
+from collections.abc import Iterable, Iterator
 
 from latency_models.importers.imported import Imported, Kind, Malformed, Stat
-from latency_models.importers.parsing import number, scale, text
+from latency_models.importers.parsing import lines, number, records, scale
 
 _HEADER = ("event_block_name", "event_name", "op_types")
 _AVERAGE = re.compile(r"^avg \((\w+)\)$")
@@ -21,14 +21,15 @@ def looks_like(data: bytes) -> bool:
 
 
 def read(data: bytes, place: str) -> list[Imported]:
-    lines = text(data, place).splitlines()
-    start = next((i for i, line in enumerate(lines) if "event_block_name" in line), None)
+    """The events of `Execute`. Nothing in the table says how many there are."""
+    written = list(enumerate(lines(data, place), 1))
+    start = next((i for i, (_, line) in enumerate(written) if "event_block_name" in line), None)
     if start is None:
         raise Malformed(place, f"a header with {', '.join(_HEADER)}")
-    cells = _csv if "," in lines[start] else _table
-    header, *body = cells(lines[start:])
+    split = records if "," in written[start][1] else _table
+    (_, header), *body = split(written[start:], place)
     rows = []
-    for at, values in enumerate(body, start + 2):  # Lines count from one.
+    for at, values in body:
         if not any(values):
             continue
         here = f"{place}, line {at}"
@@ -40,13 +41,10 @@ def read(data: bytes, place: str) -> list[Imported]:
     return rows
 
 
-def _csv(lines: list[str]) -> list[list[str]]:
-    return list(csv.reader(lines))
-
-
-def _table(lines: list[str]) -> list[list[str]]:
+def _table(numbered: Iterable[tuple[int, str]], place: str) -> Iterator[tuple[int, list[str]]]:
     """Cells are two blanks apart or more; rules between lines hold nothing."""
-    return [re.split(r" {2,}", re.sub(r"^[-+=| ]*$", "", line).strip()) for line in lines]
+    for at, line in numbered:
+        yield at, re.split(r" {2,}", re.sub(r"^[-+=| ]*$", "", line).strip())
 
 
 def _event(row: dict[str, str], place: str) -> list[Imported]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from latency_models.importers.imported import Imported, Kind, Malformed, Stat, of_samples
-from latency_models.importers.parsing import field, load_json, number, scale, text, whole
+from latency_models.importers.parsing import field, lines, load_json, number, scale, whole
 
 
 def looks_like_json(data: bytes) -> bool:
@@ -59,8 +59,12 @@ _AGGREGATE = re.compile(r"_(mean|median|stddev|cv)$")
 
 
 def read_table(data: bytes, place: str) -> list[Imported]:
-    rows, inside = [], False
-    for at, line in enumerate(text(data, place).splitlines(), 1):
+    """Benchmarks, each a line or as many as there are repetitions and what sums them up.
+
+    Nothing in the table says how many benchmarks there are.
+    """
+    rows, inside = list[_Row](), False
+    for at, line in enumerate(lines(data, place), 1):
         here = f"{place}, line {at}"
         if line.startswith("Benchmark "):
             inside = True
@@ -74,6 +78,13 @@ def read_table(data: bytes, place: str) -> list[Imported]:
                 continue
             ms = number(time, here) * scale(unit, here)
             rows.append(_Row(_AGGREGATE.sub("", name), ms, int(iterations), aggregate, here))
+    for name in {row.name for row in rows}:
+        found = [row.aggregate for row in rows if row.name == name]
+        if len(found) > 1 and (missing := {"mean", "median", "stddev"} - set(found)):
+            raise Malformed(
+                f"{place}, {name}",
+                f"the {' and the '.join(sorted(missing))} of its repetitions; is the file cut off?",
+            )
     return _summed_up(rows, {}, place)
 
 

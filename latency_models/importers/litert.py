@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from latency_models.importers.imported import Imported, Kind, Malformed, Stat
-from latency_models.importers.parsing import number, text, whole
+from latency_models.importers.parsing import lines, number, whole
 
 _SECTION = re.compile(r"^=+ (.+?) =+$")
 _RUNS = re.compile(r"(?:^|\s|: )(count=\d+ (?:\w+=\S+ ?)+)$")
 _INFERENCE = re.compile(r"[Ii]nference timings in us: (.*)$")
+_NODES = re.compile(r"Number of nodes executed: (\d+)$")
 _STATED = (
     (re.compile(r"(?:Num |# ?)threads[^:=]*[:=] ?\[?(\d+)\]?$"), "threads"),
     (re.compile(r"Graph: \[(.+)\]$"), "graph"),
@@ -37,16 +38,23 @@ class _Runs(NamedTuple):
 def read(data: bytes, place: str) -> list[Imported]:
     """The network, where its time is printed, and each op of the profile.
 
-    The network is the run after the warm-up. Its number is the median where the tool prints one,
-    and else the mean.
+    The network is the run after the warm-up, so there is none without the line `Inference timings`
+    or a second line of statistics. Its number is the median where the tool prints one, and else the
+    mean.
     """
-    lines = text(data, place).splitlines()
-    runs, inference = list(_runs(lines, place)), _inference(lines, place)
-    stated = tuple(sorted(_stated(lines).items()))
-    rows = [*_network(runs, inference, stated, place), *_ops(lines, stated, place)]
-    if not rows:
+    written = lines(data, place)
+    runs, inference = list(_runs(written, place)), _inference(written, place)
+    stated = tuple(sorted(_stated(written).items()))
+    network, ops = list(_network(runs, inference, stated, place)), _ops(written, stated, place)
+    if not network and not ops:
         raise Malformed(place, "timings, or a profile with a section `Run Order`")
-    return rows
+    if not network and any("\t" in line for line in written):
+        raise Malformed(
+            place,
+            "`Inference timings in us` beside a profile that was printed, and not written as CSV; "
+            "is the file cut off?",
+        )
+    return [*network, *ops]
 
 
 def _stated(lines: list[str]) -> dict[str, str]:
@@ -67,6 +75,8 @@ def _runs(lines: list[str], place: str) -> Iterator[_Runs]:
         if missing := {"count", "min", "max", "avg", "std"} - pairs.keys():
             raise Malformed(here, f"statistics with {sorted(missing)}", line.strip())
         stats = {name: number(value, here) for name, value in pairs.items()}
+        if not whole(pairs["count"], here):
+            raise Malformed(here, "one run or more", line.strip())
         if not stats["min"] <= stats["avg"] <= stats["max"]:
             raise Malformed(here, "a mean between minimum and maximum", line.strip())
         yield _Runs(at, stats, "Timings" in line)
@@ -93,8 +103,14 @@ def _network(
     place: str,
 ) -> Iterator[Imported]:
     timed = [found for found in runs if not found.of_nodes]
-    if not runs and inference is None:
-        return
+    if inference is None and len(timed) < 2:
+        if not timed:
+            return
+        raise Malformed(
+            f"{place}, line {timed[-1].line}",
+            "`Inference timings in us` or another line of statistics after this, which may be the "
+            "warm-up's; is the file cut off?",
+        )
     last = (timed or runs or [None])[-1]
     stats = last.stats if last else {}
     if last and timed and inference and abs(inference[1] - stats["avg"]) > 0.01 * stats["avg"] + 1:
@@ -121,8 +137,13 @@ def _network(
     )
 
 
-def _ops(lines: list[str], stated: tuple[tuple[str, str], ...], place: str) -> Iterator[Imported]:
-    section, columns, initialising, internal = "", [], False, False
+def _ops(lines: list[str], stated: tuple[tuple[str, str], ...], place: str) -> list[Imported]:
+    """The nodes of every section `Run Order`: as many as are said to have been executed after it.
+
+    A log whose profile stops after initialisation is cut off.
+    """
+    section, columns, initialising, internal = "", list[str](), False, False
+    found, run_order, before = list[Imported](), 0, 0  # Its line, and how many nodes were before.
     for at, line in enumerate(lines, 1):
         bare, here = line.strip(), f"{place}, line {at}"
         if "Profiling Info" in bare:
@@ -130,6 +151,14 @@ def _ops(lines: list[str], stated: tuple[tuple[str, str], ...], place: str) -> I
         internal = internal or bare.startswith("Delegate internal")
         if match := _SECTION.match(bare):
             section, columns = match[1], []
+            if section == "Run Order" and not initialising:
+                _counted(run_order, place)
+                run_order, before = at, len(found)
+        elif run_order and (match := _NODES.match(bare)):
+            if int(match[1]) != len(found) - before:
+                nodes = f"{len(found) - before} nodes, as the section of line {run_order} has"
+                raise Malformed(here, nodes, match[1])
+            section, run_order = "", 0
         elif not bare:
             section = ""
         elif section != "Run Order" or initialising:
@@ -141,9 +170,23 @@ def _ops(lines: list[str], stated: tuple[tuple[str, str], ...], place: str) -> I
             if missing := {"avg_ms", "name"} - set(columns):
                 raise Malformed(here, f"columns {sorted(missing)}", columns)
         elif columns:
-            yield _op(_cells(line, len(columns)), columns, (*stated, *_INTERNAL[internal]), here)
+            told = (*stated, *_INTERNAL[internal])
+            found.append(_op(_cells(line, len(columns)), columns, told, here))
         else:
             raise Malformed(here, "the header of a profile (`node type, first, avg_ms, ...`)", bare)
+    _counted(run_order, place)
+    if not found and any("Profiling Info" in line for line in lines):
+        raise Malformed(place, "a profile of the runs with `Run Order`; is the file cut off?")
+    return found
+
+
+def _counted(run_order: int, place: str) -> None:
+    """Raises where a section `Run Order`, at this line, has not been followed by its count."""
+    if run_order:
+        raise Malformed(
+            f"{place}, line {run_order}",
+            "`Number of nodes executed: ...` after this section; is the file cut off?",
+        )
 
 
 _INTERNAL = {True: (("level", "inside a delegate"),), False: ()}

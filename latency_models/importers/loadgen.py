@@ -3,10 +3,12 @@
 import re
 
 from latency_models.importers.imported import Imported, Kind, Malformed, Stat
-from latency_models.importers.parsing import number, text
+from latency_models.importers.parsing import lines, number
 
 _LINE = re.compile(r"^([A-Za-z0-9. /]+?)(?: \(ns\))?\s*: (.+)$")
 _PERCENTILE = re.compile(r"^(\d+\.\d+) percentile latency$")
+
+_END = re.compile(r"^\w+ errors? encountered", re.IGNORECASE)
 
 
 def looks_like(data: bytes) -> bool:
@@ -20,8 +22,8 @@ def read(data: bytes, place: str) -> list[Imported]:
     Server and Offline, whose latencies are those of a queue.
     """
     said: dict[str, tuple[int, str]] = {}
-    lines = text(data, place).splitlines()
-    for at, line in enumerate(lines, 1):
+    written = lines(data, place)
+    for at, line in enumerate(written, 1):
         if match := _LINE.match(line.strip()):
             said.setdefault(match[1].strip(), (at, match[2].strip()))
     scenario = _get(said, "Scenario", place)[1]
@@ -37,7 +39,9 @@ def read(data: bytes, place: str) -> list[Imported]:
     ordered = sorted(quantiles.items())
     if [q for _, q in ordered] != sorted(quantiles.values()):
         raise Malformed(place, "percentiles that grow", ordered)
-    queries = re.search(r"Processed at least \d+ queries \((\d+)\)", "\n".join(lines))
+    queries = re.search(r"Processed at least \d+ queries \((\d+)\)", "\n".join(written))
+    if not any(_END.match(line) for line in written):
+        raise Malformed(place, "a last line `No errors encountered`; is the file cut off?")
     name, result = (_get(said, key, place)[1] for key in ("SUT name", "Result is"))
     stated = {"scenario": scenario, "result": result, "sut": name}
     return [

@@ -1,7 +1,9 @@
 """What all readers of reports share: text, JSON and numbers that say where they went wrong."""
 
+import csv
 import json
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from latency_models.importers.imported import Malformed
@@ -12,6 +14,40 @@ def text(data: bytes, place: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Malformed(f"{place}, byte {error.start}", "text in UTF-8") from None
+
+
+def lines(data: bytes, place: str) -> list[str]:
+    """The lines of a text. Raises `Malformed` where the last has no end: it may be half a line."""
+    content = text(data, place)
+    found = content.splitlines()
+    if content and not content.endswith(("\n", "\r")):
+        raise Malformed(
+            f"{place}, line {len(found)}",
+            "a line end; is the file cut off? If the last line is whole, end it",
+            found[-1],
+        )
+    return found
+
+
+def records(numbered: Iterable[tuple[int, str]], place: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV, each with the number of the line it ends on."""
+    at = 0
+
+    def told() -> Iterator[str]:
+        nonlocal at
+        for number, line in numbered:
+            at = number
+            yield line
+
+    reader = csv.reader(told(), strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise Malformed(f"{place}, line {at}", f"CSV ({error})") from None
+        yield at, row
 
 
 def load_json(data: bytes, place: str) -> Any:

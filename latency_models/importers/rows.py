@@ -7,13 +7,12 @@ quantiles (`p50_ms`) may be. All others are about how it was measured: `device`,
 Lines that begin with `#` are comments.
 """
 
-import csv
 import enum
 import re
 from typing import TypeVar
 
 from latency_models.importers.imported import VERSION, Imported, Kind, Malformed, Stat
-from latency_models.importers.parsing import number, text, whole
+from latency_models.importers.parsing import lines, number, records, whole
 
 REQUIRED = ("name", "ms", "stat")
 NUMBERS = ("kind", "op", "std_ms", "runs", "samples_ms")
@@ -38,16 +37,19 @@ def looks_like(data: bytes) -> bool:
 
 
 def read(data: bytes, place: str) -> list[Imported]:
-    lines = text(data, place).splitlines()
-    kept = [(i, s) for i, s in enumerate(lines, 1) if s.strip() and not s.startswith("#")]
+    """A row a line. Nothing in the file says how many there are."""
+    numbered = enumerate(lines(data, place), 1)
+    kept = [(i, s) for i, s in numbered if s.strip() and not s.startswith("#")]
     if not kept:
         raise Malformed(place, f"a line with the columns {', '.join(REQUIRED)}")
-    header, *body = csv.reader(line for _, line in kept)
+    (first, header), *body = records(kept, place)
     header = [name.strip() for name in header]
-    _check(header, f"{place}, line {kept[0][0]}")
+    _check(header, f"{place}, line {first}")
+    if not body:
+        raise Malformed(place, "at least one row after the line with the columns")
     return [
         _row(header, [value.strip() for value in values], f"{place}, line {at}")
-        for (at, _), values in zip(kept[1:], body, strict=True)
+        for at, values in body
     ]
 
 

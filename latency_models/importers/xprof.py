@@ -57,7 +57,34 @@ def read_xplane(data: bytes, place: str) -> list[Imported]:
         ]
     except (RuntimeError, ValueError) as error:
         raise Malformed(place, "an XSpace (.xplane.pb)", error) from None
+    if not _ends_whole(data):
+        raise Malformed(place, "the name of the host at the end; is the file cut off?")
     return _rows(events, place)
+
+
+_HOSTNAMES = 4  # The last field of an XSpace, after all planes.
+
+
+def _ends_whole(data: bytes) -> bool:
+    """Whether the last field of a message that can be parsed is the host's name: between two fields
+    it can be parsed as well where it is cut off."""
+    at, last = 0, 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        size, at = _varint(data, at)  # All fields of an XSpace say their size.
+        at, last = at + size, key >> 3
+    return last == _HOSTNAMES
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, seven bits a byte, and where what follows begins."""
+    found = shift = 0
+    while True:
+        found |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < 0x80:
+            return found, at
 
 
 def read_trace(data: bytes, place: str) -> list[Imported]:

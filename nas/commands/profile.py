@@ -269,7 +269,10 @@ def _import(arguments: list[str]) -> int:
         given["device"] = asked.device
     returned = exchange.read(asked.source, asked.results, given=given, assumed=asked.assumed)
     out = asked.out or asked.source / "measured"
-    for found, (table, networks) in exchange.tables(returned).items():
+    grouped = exchange.tables(returned)
+    for found in grouped:  # A file that cannot be added to is found before any is written.
+        store.read(store.file(out, found), found)
+    for found, (table, networks) in grouped.items():
         path = store.file(out, found)
         store.write(path, found, table, networks)
         print(f"{found}: {len(table.rows)} blocks and {len(networks)} networks\n  file  {path}")
