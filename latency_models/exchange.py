@@ -204,7 +204,8 @@ def read(
     """What is in `results` (the folder's own unless given), for exactly what was measured.
 
     `given` is what the tools do not say: `device`, versions as `version:NAME`; see
-    `importers.provenance`. `assumed` is the relative error of numbers without spread. Raises
+    `importers.provenance`. The precision is what the result says, else what the tool computes in,
+    else that of the model. `assumed` is the relative error of numbers without spread. Raises
     `ValueError` on results of what is not in the manifest or of another model than was written, on
     two of one subject by one tool, and `Malformed` on a file that is not as its tool writes it.
     Then nothing is read.
@@ -241,11 +242,12 @@ def read(
         if (name, tool) in ops:
             profile = importers.read(ops[name, tool], TOOLS[tool].imported)
             inside = tuple(row for row in profile if row.kind != Kind.NETWORK)
-        written = {"precision": entries[name]["precision"], "attention": attention}
-        for key in written.keys() & given.keys():
-            if given[key] != written[key]:
-                raise ValueError(f"{key} is {written[key]!r} in {place}, you say {given[key]!r}")
-        said = {"runtime": _runtime(whole, inside, tool), **written, **given}
+        computed = dict(whole.stated).get("precision") or TOOLS[tool].precision
+        known = {"precision": computed or entries[name]["precision"], "attention": attention}
+        for key in known.keys() & given.keys():
+            if given[key] != known[key]:
+                raise ValueError(f"{key} is {known[key]!r} of {path}, you say {given[key]!r}")
+        said = {"runtime": _runtime(whole, inside, tool), **known, **given}
         provenance = importers.provenance(_without(whole), said, str(path))
         subject = _decode(entries[name], f"{place}, subjects.{name}")
         rows.append(Row(name, subject, tool, whole.latency(assumed=assumed), provenance, inside))
@@ -263,7 +265,7 @@ def _runtime(whole: Imported, inside: Iterable[Imported], tool: str) -> str:
 
 
 def _without(row: Imported) -> Imported:
-    """`row` without what is said for it: AI Hub's own name of a precision, say."""
+    """`row` without what is said for it."""
     kept = tuple((n, value) for n, value in row.stated if n not in ("runtime", "precision"))
     return dataclasses.replace(row, stated=kept)
 

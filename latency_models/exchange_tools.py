@@ -17,7 +17,8 @@ _ONNX_TO_LITERT = (
 @dataclasses.dataclass(frozen=True)
 class Tool:
     """A tool: the format it measures, the format its models may be converted from elsewhere, and
-    what it writes. `instead` says what to run where no writer of its format is here."""
+    what it writes. `instead` says what to run where no writer of its format is here. `precision` is
+    what it computes in, if not in that of the model; a result that says another is believed."""
 
     form: str
     runtime: str
@@ -26,6 +27,7 @@ class Tool:
     instead: str
     body: str
     converted_from: str | None = None
+    precision: str | None = None
 
     def measured(self, forms: Iterable[str]) -> str | None:
         """Of the formats that were written, the one whose hash tells what was measured."""
@@ -144,6 +146,7 @@ from subject import checked
 
 NAMES = "@NAMES@".split()
 HERE = Path(__file__).resolve().parent
+PRECISION = ct.precision.FLOAT16
 
 
 def converted(artifact: bytes, units: str):
@@ -155,7 +158,7 @@ def converted(artifact: bytes, units: str):
         source="milinternal",
         minimum_deployment_target=ct.target.iOS18,
         pass_pipeline=build_pass_pipeline(),
-        compute_precision=ct.precision.FLOAT16,
+        compute_precision=PRECISION,
         compute_units=ct.ComputeUnit[units],
     )
 
@@ -176,18 +179,17 @@ async def main(args) -> None:
         measured = await benchmarker.benchmark_predict(iterations=args.runs, warmup=True)
         with (HERE / "results" / f"{name}.coreml.csv").open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(
-                ["name", "ms", "stat", "samples_ms", "device", "runtime", "version:coremltools"]
-            )
-            rows.writerow([
-                name,
-                statistics.median(measured.samples),
-                "median",
-                " ".join(map(str, measured.samples)),
-                label,
-                f"Core ML {args.units}",
-                ct.__version__,
-            ])
+            row = {
+                "name": name,
+                "ms": statistics.median(measured.samples),
+                "stat": "median",
+                "samples_ms": " ".join(map(str, measured.samples)),
+                "device": label,
+                "runtime": f"Core ML {args.units}",
+                "precision": PRECISION.value,
+                "version:coremltools": ct.__version__,
+            }
+            rows.writerows([row.keys(), row.values()])
         (HERE / "results" / f"{name}.coreml.sha256").write_text(found + "\\n")
 
 
@@ -251,12 +253,22 @@ _LITERT_CPU = Tool(
 
 TOOLS: Mapping[str, Tool] = {
     "litert": _LITERT_CPU,
-    "litertgpu": dataclasses.replace(_LITERT_CPU, runtime="LiteRT GPU, half precision"),
+    "litertgpu": dataclasses.replace(
+        _LITERT_CPU, runtime="LiteRT GPU, half precision", precision="float16"
+    ),
     "onnxruntime": Tool(
         "onnx", "ONNX Runtime", "onnxruntime", "run-onnxruntime.sh", _NO_ONNX, _ORT
     ),
     "iree": Tool("stablehlo", "IREE", "benchmark-json", "run-iree.sh", _NO_STABLEHLO, _IREE),
-    "coreml": Tool("stablehlo", "Core ML", "csv", "run_coreml.py", _NO_STABLEHLO, _COREML),
+    "coreml": Tool(
+        "stablehlo",
+        "Core ML",
+        "csv",
+        "run_coreml.py",
+        _NO_STABLEHLO,
+        _COREML,
+        precision="float16",
+    ),
     "aihub": Tool("onnx", "Qualcomm AI Hub", "aihub-job", "run_aihub.py", _NO_ONNX, _AIHUB),
 }
 

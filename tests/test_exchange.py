@@ -156,6 +156,23 @@ def test_a_runtime_that_the_file_names_is_the_one(folder):
         read(folder, given={"device": "Another"})
 
 
+def test_the_precision_is_what_was_computed_in(tmp_path):
+    folder = tmp_path / "models"
+    write(folder, {"conv": CONV}, {"onnx": plain, "stablehlo": stablehlo}, precision="float32")
+
+    def precisions() -> dict[str, str]:
+        return {row.tool: row.provenance.precision for row in read(folder, given=GIVEN).rows}
+
+    csv = "name,ms,stat,samples_ms\nconv,2,median,1 2 3\n"
+    measured(folder, "conv", "coreml", csv, "csv", "stablehlo")
+    for tool in ("litert", "litertgpu"):
+        measured(folder, "conv", tool, SAID.format(avg=502), "txt")
+    assert precisions() == {"coreml": "float16", "litert": "float32", "litertgpu": "float16"}
+    said = csv.replace("samples_ms", "samples_ms,precision").replace("1 2 3", "1 2 3,int8")
+    measured(folder, "conv", "coreml", said, "csv", "stablehlo")
+    assert precisions()["coreml"] == "int8"
+
+
 def test_one_malformed_result_means_that_nothing_is_read(folder):
     measured(folder, "conv", "litert", SAID.format(avg=502), "txt")
     measured(folder, "net", "litert", SAID.format(avg="soon"), "txt")
