@@ -98,8 +98,20 @@ def sniff(data: bytes, place: str) -> str:
 
 
 def read(path: Path, form: str | None = None) -> list[Imported]:
-    """What the file at `path` reports; its format is `form`, or told by its content."""
+    """What the file at `path` reports; its format is `form`, or told by its content.
+
+    Raises `Malformed` on a file that is not as its format says, and `ValueError` where its format
+    is none known here.
+    """
     if form is not None and form not in FORMATS:
         raise ValueError(f"no format {form!r}; there are {', '.join(FORMATS)}")
     data = path.read_bytes()
-    return FORMATS[form or sniff(data, str(path))].read(data, str(path))
+    found = FORMATS[form or sniff(data, str(path))]
+    try:
+        return found.read(data, str(path))
+    except Malformed:
+        raise
+    # What a reader takes for granted and a file from outside need not keep to, nested ever so deep.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise Malformed(str(path), f"what {found.about} is made of", problem) from error

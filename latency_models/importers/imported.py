@@ -70,6 +70,8 @@ class Imported:
         )
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise Malformed(self.place, "milliseconds, finite and not negative", numbers)
+        if self.kind is Kind.NETWORK and not self.ms:
+            raise Malformed(self.place, f"more than no time for the network {self.name}", self.ms)
 
     def latency(self, *, assumed: float | None = None) -> Latency:
         """The estimate and its standard error.

@@ -45,7 +45,7 @@ def records(numbered: Iterable[tuple[int, str]], place: str) -> Iterator[tuple[i
             row = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
+        except csv.Error as error:  # A cell that is too long, too.
             raise Malformed(f"{place}, line {at}", f"CSV ({error})") from None
         yield at, row
 
@@ -77,7 +77,9 @@ def field(data: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any
 def number(value: Any, place: str) -> float:
     """A finite number that is not negative."""
     try:
-        found = math.nan if isinstance(value, bool) else float(value)
+        # Python's own numbers may have underscores, which no tool writes.
+        wrong = isinstance(value, bool) or "_" in str(value)
+        found = math.nan if wrong else float(value)
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found) or found < 0:

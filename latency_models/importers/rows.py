@@ -8,7 +8,9 @@ Lines that begin with `#` are comments.
 """
 
 import enum
+import math
 import re
+import statistics
 from typing import TypeVar
 
 from latency_models.importers.imported import VERSION, Imported, Kind, Malformed, Stat
@@ -27,6 +29,8 @@ STATED = (
     "note",
 )
 _Word = TypeVar("_Word", bound=enum.StrEnum)
+_OF = {Stat.MEDIAN: statistics.median, Stat.MEAN: statistics.mean, Stat.MINIMUM: min}
+_ROUNDED = 0.01  # What is noted down by hand is rounded.
 _QUANTILE = re.compile(r"^p(\d{1,2}(?:\.\d+)?|100)_ms$")
 
 
@@ -76,17 +80,25 @@ def _row(header: list[str], values: list[str], place: str) -> Imported:
         for name, value in row.items()
         if (match := _QUANTILE.match(name))
     )
-    samples = row.get("samples_ms", "").split()
+    cells = row.get("samples_ms", "").split()
+    samples = tuple(number(value, f"{place}, column samples_ms") for value in cells)
+    runs = whole(row["runs"], f"{place}, column runs") if "runs" in row else None
+    ms, stat = number(row["ms"], f"{place}, column ms"), row["stat"]
+    if samples and runs not in (None, len(samples)):
+        raise Malformed(f"{place}, column runs", f"{len(samples)}, as samples_ms has", runs)
+    if samples and stat in _OF and not math.isclose(ms, _OF[stat](samples), rel_tol=_ROUNDED):
+        expected = f"the {stat} of samples_ms, {_OF[stat](samples):g}"
+        raise Malformed(f"{place}, column ms", expected, row["ms"])
     return Imported(
         row["name"],
         _one_of(Kind, row.get("kind", Kind.NETWORK), f"{place}, column kind"),
-        number(row["ms"], f"{place}, column ms"),
-        _one_of(Stat, row["stat"], f"{place}, column stat"),
+        ms,
+        _one_of(Stat, stat, f"{place}, column stat"),
         op=row.get("op", ""),
         std_ms=number(row["std_ms"], f"{place}, column std_ms") if "std_ms" in row else None,
         quantiles_ms=tuple(quantiles),
-        samples_ms=tuple(number(value, f"{place}, column samples_ms") for value in samples),
-        runs=whole(row["runs"], f"{place}, column runs") if "runs" in row else None,
+        samples_ms=samples,
+        runs=runs,
         stated=tuple(
             sorted((n, v) for n, v in row.items() if n in STATED or n.startswith(VERSION))
         ),

@@ -112,9 +112,10 @@ def _traced(events: list[Any], place: str) -> Iterator[_Event]:
             continue
         here = f"{place}, traceEvents[{i}]"
         stats = {name: str(value) for name, value in event.get("args", {}).items()}
-        duration = 1e3 * number(event.get("dur", 0), f"{here}.dur")
         if "device_duration_ps" in stats:
             duration = number(stats["device_duration_ps"], f"{here}.args.device_duration_ps") / 1e3
+        else:
+            duration = 1e3 * number(field(event, "dur", (int, float), here), f"{here}.dur")
         yield _Event(
             names.get(("process_name", event.get("pid"), None), ""),
             names.get(("thread_name", event.get("pid"), event.get("tid")), ""),
