@@ -274,6 +274,14 @@ def test_models_go_out_and_measurements_come_back(tmp_path, folders, capsys):
     ).stdout
     (out / "results" / f"{name}.litert.sha256").write_text(said)
     capsys.readouterr()
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    for wrong, told in (
+        (("--results", nothing), f"no results in {nothing}"),
+        (("--form", "csv"), "a folder's manifest says the formats"),
+    ):
+        assert run("profile", "import", out, "--device", "A phone", *wrong) == 1
+        assert told in capsys.readouterr().err
     assert run("profile", "import", out, "--device", "A phone", "--version", "os=14") == 0
     assert "1 blocks and 0 networks" in capsys.readouterr().out
     (found,) = (out / "measured").glob("*.json")
@@ -291,6 +299,11 @@ def test_models_go_out_and_measurements_come_back(tmp_path, folders, capsys):
         (("profile", "nothing"), "nothing is neither a folder nor a preset"),
         (("profile", "sd15", "--batch", "0"), "--batch 0"),
         (("profile", "import", "nowhere"), "nowhere"),
+        (("profile", "import", __file__, "--out", "x"), "--out: a file is only shown"),
+        (("profile", "sd15", "--device", "tpu-v3", "--minutes", "0"), "leave --minutes out"),
+        (("profile", "sd15", "--device", "tpu-v3", "--seconds", "9"), "leave --seconds out"),
+        (("profile", "sd15", "--device", "tpu-v3", "--beside", "x"), "leave --beside out"),
+        (("profile", "sd15", "--blocks", "-1"), "--blocks -1"),
         (("latency", "fit", "nowhere.json", "--out", "x"), "no measurements at nowhere.json"),
         (("latency", "predict", "nowhere", "sd15"), "neither the folder of a latency model"),
         (("profile", "sd15", "--like", "tpu-v3"), "say how many with --blocks"),

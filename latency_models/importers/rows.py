@@ -11,6 +11,7 @@ import enum
 import math
 import re
 import statistics
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from latency_models.importers.imported import VERSION, Imported, Kind, Malformed, Stat
@@ -29,7 +30,11 @@ STATED = (
     "note",
 )
 _Word = TypeVar("_Word", bound=enum.StrEnum)
-_OF = {Stat.MEDIAN: statistics.median, Stat.MEAN: statistics.mean, Stat.MINIMUM: min}
+_OF: Mapping[str, Callable[[tuple[float, ...]], float]] = {
+    Stat.MEDIAN: statistics.median,
+    Stat.MEAN: statistics.mean,
+    Stat.MINIMUM: min,
+}
 _ROUNDED = 0.01  # What is noted down by hand is rounded.
 _QUANTILE = re.compile(r"^p(\d{1,2}(?:\.\d+)?|100)_ms$")
 

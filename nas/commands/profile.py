@@ -180,7 +180,10 @@ def _compile(asked: Settings, device: str) -> int:
     clocked = {
         "--runtime": asked.runtime,
         "--cores": asked.cores,
-        "--minutes": asked.minutes,
+        "--minutes": asked.minutes is not None,
+        "--beside": asked.beside,
+        "--seconds": asked.seconds != CAREFUL.seconds,
+        "--target": asked.target != Target(),
     }
     if given := [name for name, value in clocked.items() if value]:
         raise ValueError(
@@ -258,9 +261,27 @@ _WRITERS: Mapping[str, exchange.Writer] = {
 def _import(arguments: list[str]) -> int:
     asked = tyro.cli(Import, args=arguments, prog="nas profile import")
     if asked.source.is_file():
+        of_folders = {
+            "--device": asked.device,
+            "--version": asked.version,
+            "--results": asked.results,
+            "--assumed": asked.assumed is not None,
+            "--out": asked.out,
+        }
+        if given := [name for name, value in of_folders.items() if value]:
+            raise ValueError(
+                f"{asked.source} {' '.join(given)}: a file is only shown, as it does not say of "
+                "which network it is; leave these out, or import the folder that `nas profile "
+                "export` wrote with the file among its results"
+            )
         for row in importers.read(asked.source, asked.form):
             print(f"{row.kind:<8} {row.ms:12.4f} ms {row.stat:<8} {row.op:<20} {row.name}")
         return 0
+    if asked.form:
+        raise ValueError(
+            f"{asked.source} --form {asked.form}: a folder's manifest says the formats of its "
+            "results; leave --form out, or give one file"
+        )
     wrong = [text for text in asked.version if "=" not in text]
     if wrong:
         raise ValueError(f"--version {wrong[0]}: versions are given as NAME=VALUE")
@@ -268,6 +289,9 @@ def _import(arguments: list[str]) -> int:
     if asked.device:
         given["device"] = asked.device
     returned = exchange.read(asked.source, asked.results, given=given, assumed=asked.assumed)
+    if not returned.rows:
+        place = asked.results or asked.source / "results"
+        raise ValueError(f"no results in {place}; {asked.source}/README.md says what makes them")
     out = asked.out or asked.source / "measured"
     grouped = exchange.tables(returned)
     for found in grouped:  # A file that cannot be added to is found before any is written.
