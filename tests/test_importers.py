@@ -3,9 +3,9 @@
 import gzip
 import json
 import math
+import subprocess
+import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -294,15 +294,23 @@ def test_ops_of_a_trace_take_the_devices_time(tmp_path):
         assert dict(op.stated)["module"] == "jit_f"
 
 
-def test_what_jax_traces_here_is_read_from_both_of_its_files(tmp_path):
-    f = jax.jit(lambda x: jnp.tanh(x @ x))
-    g = jax.jit(lambda x: jnp.sin(x) * jnp.cos(x))
-    x = jnp.ones((64, 64))
-    jax.block_until_ready((f(x), g(x)))
-    with jax.profiler.trace(str(tmp_path)):
-        for _ in range(4):
-            jax.block_until_ready(f(x))
-            jax.block_until_ready(g(x))
+TRACED = """
+import sys
+import jax, jax.numpy as jnp
+f = jax.jit(lambda x: jnp.tanh(x @ x))
+g = jax.jit(lambda x: jnp.sin(x) * jnp.cos(x))
+x = jnp.ones((64, 64))
+jax.block_until_ready((f(x), g(x)))
+with jax.profiler.trace(sys.argv[1]):
+    for _ in range(4):
+        jax.block_until_ready(f(x))
+        jax.block_until_ready(g(x))
+"""
+
+
+def test_what_jax_traces_is_read_from_both_of_its_files(tmp_path):
+    # A trace holds every program of its process, so this process's would be large.
+    subprocess.run([sys.executable, "-c", TRACED, str(tmp_path)], check=True)
     (plane,), (trace,) = (list(tmp_path.rglob(f"*.{end}")) for end in ("xplane.pb", "json.gz"))
     assert importers.sniff(plane.read_bytes(), "plane") == "xplane"
     rows = importers.read(plane)
