@@ -3,9 +3,11 @@
 Adding up calls measured one by one counts the start of each of them, which within a network is not
 paid, and misses what the compiler fuses, what overlaps, and weights that are out of the caches by
 the time they are needed again. Networks measured as a whole show all of it, and they also tell of
-calls that were never measured alone. So a network's latency is one more observation of the same
-Gaussian process: of the logarithm of a sum of its calls, made linear where the process has its mean
-(as in an iterated extended Kalman filter; Bell & Cathey, 1993).
+calls that were never measured alone.
+
+What networks have in common comes first (`within`). For the rest a network's latency is one more
+observation of the same Gaussian process: of the logarithm of a sum of its calls, made linear where
+the process has its mean (as in an iterated extended Kalman filter; Bell & Cathey, 1993).
 """
 
 import dataclasses
@@ -22,9 +24,11 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from latency_models import within
 from latency_models.gaussian import matern
 from latency_models.latency import Latency, LatencyModel
 from latency_models.learned import Learned, described
+from latency_models.within import ALONE, Within, asked
 from search_spaces.ops import Call
 
 
@@ -52,6 +56,7 @@ class Conditioned(LatencyModel):
     """
 
     model: Learned
+    within: tuple[float, ...]  # As in `Within`.
     change: tuple[float, ...]  # As in `Change`.
     start_ms: float
     lengths: np.ndarray  # [features]: what counts as alike.
@@ -69,15 +74,16 @@ class Conditioned(LatencyModel):
         x = described(tuple(counts), self.model.rates.kinds)
         alone = np.array([row.ms for row in self.model.price(tuple(counts))])
         times = np.array(list(counts.values()))
+        asks = asked(counts)
         # Sorted, so that the order of the calls does not matter to the last bit.
-        order = np.lexsort([*x.T, times, alone])
-        x, alone, times = x[order], alone[order], times[order]
+        order = np.lexsort([*x.T, *asks.T, times, alone])
+        x, alone, times, asks = x[order], alone[order], times[order], asks[order]
         own = _Calls(x, _starting(self.start_ms, alone), len(self.model.rates.kinds))
         known = _Calls(self.x, self.starts, own.kinds)
         cross = np.zeros((len(x), 0))
         if len(self.x):
             cross = self._covariance(own, known) @ self.shares.T
-        ms = times * alone * np.exp(cross @ self.pull)
+        ms = times * Within(*self.within).ms(alone, asks, times) * np.exp(cross @ self.pull)
         share = ms / math.fsum(ms)
         told = solve_triangular(self.factor, cross.T @ share, lower=True)
         variance = share @ self._covariance(own, own) @ share - told @ told
@@ -123,6 +129,7 @@ def unseen(model: Learned, calls: Iterable[Call]) -> Conditioned:
     x, starts, start_ms, lengths = _starts(model, tuple(calls))
     return Conditioned(
         model,
+        tuple(ALONE),
         tuple(map(float, _USUAL)),
         start_ms,
         lengths,
@@ -162,15 +169,24 @@ def fit(model: Learned, networks: Sequence[tuple[Iterable[Call], Latency]]) -> C
         raise ValueError("a network took no time; leave it out")
     known = np.array([latency.std / latency.ms for _, latency in networks])
     alone = np.array([row.ms for row in model.price(distinct)])
+    asks = asked(distinct)
+
+    def expected(kept: np.ndarray) -> tuple[Within, np.ndarray]:
+        """What these networks make of calls, and the milliseconds of each in every one."""
+        found = within.fit(alone, asks, times[kept], measured[kept])
+        return found, np.array([found.ms(alone, asks, counts) for counts in times])
+
+    numbers = np.arange(len(networks))
+    made, base = expected(numbers)
     x, starts, start_ms, lengths = _starts(model, distinct)
     calls = _Calls(x, starts, len(model.rates.kinds))
     parts = [model.regressor.covariance(x, x), *_parts(calls, calls, lengths)]
 
     def linear(shift: np.ndarray) -> _Seen:
         """What networks say where calls are `shift` off."""
-        within = times * alone * np.exp(shift)
-        shares = within / within.sum(1, keepdims=True)
-        off = np.log(measured / within.sum(1)) + shares @ shift
+        taken = times * base * np.exp(shift)
+        shares = taken / taken.sum(1, keepdims=True)
+        off = np.log(measured / taken.sum(1)) + shares @ shift
         return _Seen(shares, np.array([shares @ part @ shares.T for part in parts]), off, known)
 
     def told(seen: _Seen) -> tuple[_Told, np.ndarray]:
@@ -186,8 +202,11 @@ def fit(model: Learned, networks: Sequence[tuple[Iterable[Call], Latency]]) -> C
     for _ in range(_PASSES - 1):
         seen = linear(shift)
         found, shift = told(seen)
+    without = (expected(np.delete(numbers, i))[1] for i in numbers)
+    moved = np.array([np.log((seen.shares * ms / base).sum(1)) for ms in without])
     return Conditioned(
         model,
+        tuple(made),
         tuple(map(float, found.change)),
         start_ms,
         lengths,
@@ -196,7 +215,7 @@ def fit(model: Learned, networks: Sequence[tuple[Iterable[Call], Latency]]) -> C
         seen.shares,
         found.pull,
         found.factor,
-        widening=_widening(_left_out(seen)),
+        widening=_widening(_left_out(seen, moved)),
     )
 
 
@@ -233,21 +252,23 @@ def _weights(change: Change) -> np.ndarray:
     return np.array([1.0, *(d**2 for d in change[:-1])])
 
 
-def _left_out(seen: _Seen) -> np.ndarray:
+def _left_out(seen: _Seen, moved: np.ndarray) -> np.ndarray:
     """How many deviations each network is off where the others alone are known.
 
     All is found anew without it, but for where the sums are made linear: deviations that are
-    likeliest given a network too flatter what is said of it.
+    likeliest given a network too flatter what is said of it. `moved`, `[networks, networks]`, is by
+    how much `Within` without each says more of the logarithm of all.
     """
     found = []
     for number in range(count := len(seen.off)):
         others = np.delete(np.arange(count), number)
-        change = _likeliest(seen.only(others)) if count > 1 else _USUAL
+        off = seen.off - moved[number]
+        change = _likeliest(seen._replace(off=off).only(others)) if count > 1 else _USUAL
         covariance = seen.covariance(change)
         across = covariance[number, others]
         told = np.linalg.solve(covariance[np.ix_(others, others)], across)
         variance = covariance[number, number] - told @ across
-        found.append((seen.off[number] - told @ seen.off[others]) / math.sqrt(variance))
+        found.append((off[number] - told @ off[others]) / math.sqrt(variance))
     return np.array(found)
 
 
