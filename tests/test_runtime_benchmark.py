@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import runtimes
-from benchmarks.runtimes import HELD_OUT, LEARNT, networks, parted, side_by_side
+from benchmarks.runtimes import LEARNT, Settings, networks, parted, side_by_side
 from latency_models import store
 from latency_models.campaign import Done, OffPace
 from latency_models.latency import Latency
@@ -46,15 +46,16 @@ def test_a_machine_that_is_another_one_for_good_is_an_error(slept):
     assert len(slept) == runtimes.PATIENCE - 1
 
 
-WHOLES = networks(LEARNT, 3) | networks(HELD_OUT, 5)
+WHOLES = networks(LEARNT, 3) | networks(Settings.seed, 5)
 
 
 def test_what_is_judged_was_not_learnt_from(tmp_path):
     measured = [Network(name, whole, Latency(1.0, 0.1)) for name, whole in WHOLES.items()]
     store.write(tmp_path / "xla.json", XLA().provenance, networks=measured)
-    learnt, held_out = parted(tmp_path, "xla")
-    assert {n.name for n in learnt.networks} == networks(LEARNT, 3).keys()
-    assert {n.name for n in held_out} == networks(HELD_OUT, 5).keys()
+    for seed, judged in ((Settings.seed, 5), (Settings.seed + 1, 0)):
+        learnt, held_out = parted(tmp_path, "xla", seed)
+        assert {n.name for n in learnt.networks} == networks(LEARNT, 3).keys()
+        assert {n.name for n in held_out} == networks(seed, judged).keys()
 
 
 def test_what_a_network_takes_is_the_median_of_visits_known_as_well_as_they_agree(tmp_path):
@@ -64,7 +65,7 @@ def test_what_a_network_takes_is_the_median_of_visits_known_as_well_as_they_agre
         if visit:  # The first visit refused it.
             rows.append(Network(other, second, Latency(2.0, 0.1 + visit)))
         store.write(runtimes.file(tmp_path, "xla", visit), XLA().provenance, networks=rows)
-    found = {n.name: n.latency for n in (parted(tmp_path, "xla")[0]).networks}
+    found = {n.name: n.latency for n in parted(tmp_path, "xla", Settings.seed)[0].networks}
     assert (found[name].ms, found[name].std) == (5.0, 3.0)
     assert (found[other].ms, found[other].std) == (2.0, 1.1)
     said = runtimes.again(runtimes.visited(tmp_path, "xla"))
