@@ -45,7 +45,7 @@ class Live:
             get_renderable=self._now,
         )
         self._begun = time.monotonic()
-        self._doing, self._share = "loading", 0.0
+        self._doing, self._share = "", 0.0
         self._strategy: Any = None
         self._state: Any = None
         self._how = "measured"
@@ -103,8 +103,8 @@ class Live:
             self._shown.refresh()
 
     def _part(self) -> str:
-        """How far the task is."""
-        return f": {self._doing} {self._share:.0%}"
+        """How far the task is, where it says so: what other processes do does not."""
+        return f": {self._doing} {self._share:.0%}" if self._doing else ""
 
     def _now(self) -> Group:
         """What is shown. It is called by a thread of its own, too, beside the one that searches."""

@@ -23,6 +23,7 @@ from nas.evolution import Score, State, Task, Train
 from nas.executors import Here, Pool
 from nas.journal import read
 from nas.on_ray import OnRay
+from nas.strategies.exploration import Evaluate
 from nas.testing.executors import finish
 from tests import clusters, tiny
 from tests.conftest import CACHE
@@ -225,13 +226,23 @@ def outcomes(folder: Path) -> dict[Task, Any]:
     return {task: {k: x for k, x in outcome.items() if k != "cost"} for task, outcome in found}
 
 
-def test_the_command_makes_the_same_pipeline_on_ray_as_in_one_process(models, tmp_path, capfd):
+EDITS = ["--strategy", "random", "--evaluations", "6", "--edits", "Remove", "Copy", "Choose"]
+PHONE = ["--device", "google-pixel-4-pytorch-vulkan=90%", "--caution", "0"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "task", "most"), [((), Score, 10), ((*EDITS, *PHONE), Evaluate, 5)]
+)
+def test_the_command_makes_the_same_pipeline_on_ray_as_in_one_process(
+    models, tmp_path, capfd, strategy, task, most
+):
     for out, where in (("here", []), ("ray", ["--on", "ray", "--workers", "2"])):
-        arguments = ["search", "tests.cli_recipe:recipe", "--out", str(tmp_path / out), *where]
-        done = subprocess.run([sys.executable, "-m", "nas", *arguments], check=False)
+        arguments = ["search", "tests.cli_recipe:recipe", "--out", str(tmp_path / out)]
+        command = [sys.executable, "-m", "nas", *arguments, *strategy, *where]
+        done = subprocess.run(command, check=False)
         assert done.returncode == 0, capfd.readouterr()
     one, other = (outcomes(tmp_path / out) for out in ("here", "ray"))
-    assert one == other and sum(isinstance(task, Score) for task in one) > 10
+    assert one == other and sum(isinstance(each, task) for each in one) > most
     nets = [Pipeline.load(tmp_path / out / "pipeline").unet for out in ("here", "ray")]
     assert nets[0].keys() == nets[1].keys()
     assert all(np.array_equal(nets[0][name], nets[1][name]) for name in nets[0])

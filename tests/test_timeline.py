@@ -183,7 +183,9 @@ def test_a_running_search_shows_its_workers(tmp_path):
     strategy = made_up.run(tmp_path, tasks=2).strategy
     with live:
         live.begin(strategy, strategy.init(), made_up.PROVENANCE, resumed=0)
+        assert "%" not in shown.getvalue().split("workers")[0]  # Nobody has said how far it is.
         live.watch("score", 0.5)
+    assert "score 50%" in shown.getvalue()
     assert "2 workers: 3.0 calls a minute" in shown.getvalue()
     assert "worker 2" in shown.getvalue()
 
