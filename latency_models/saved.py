@@ -102,7 +102,10 @@ def load(folder: Path) -> tuple[LatencyModel, dict[str, Any]]:
             raise ValueError(f"a {type(model).__name__} is no latency model")
         return model, content["card"]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder} holds no latency model that can be read: {error}") from error
+        raise ValueError(
+            f"{folder} holds no latency model that can be read: {error}; write it again by `nas "
+            "latency fit`, with this version"
+        ) from error
 
 
 def _encode(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
