@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from nas.executors import Executor, Here, Pool
+from nas.executors import Executor, Here, Pool, finish
 from nas.on_ray import OnRay
 
 ONE, TWO = Pool(workers=1), Pool(workers=2)
@@ -47,13 +47,6 @@ def work(_: Idler, seconds: float) -> tuple[float, float]:
     while time.process_time() < until:
         np.linalg.norm(np.ones(1000))
     return begun, time.time()
-
-
-def finish(executor: Executor[Idler], futures: list[Any]) -> list[Any]:
-    for future in futures:
-        while not future.done():
-            executor.wait()
-    return [future.result() for future in futures]
 
 
 def timed(run: Callable[[], Any]) -> float:

@@ -28,7 +28,18 @@ from nas.evolution import (
     Train,
     Validate,
 )
-from nas.executors import Executor, Failed, Here, Label, Pool, Shared, ended, together
+from nas.executors import (
+    Executor,
+    Failed,
+    Here,
+    Label,
+    Pool,
+    Shared,
+    ended,
+    finish,
+    first,
+    together,
+)
 from nas.exploring import ROBUST, Compare, Exploring, Price
 from nas.perform import SHOWN, Cost, Embedded, Found, Performer, costed, recall
 from nas.scoring import abreast
@@ -100,8 +111,7 @@ class Conductor:
 
     def wait(self, futures: Collection[Future[Outcome]]) -> None:
         """Returns when one of the futures is done."""
-        while not any(future.done() for future in futures):
-            self._executor.wait()
+        first(self._executor, futures)
 
     def provenance(self, device: str | None = None) -> Provenance:
         """What latencies are measured on: the measuring workers' device and software, or one of the
@@ -110,9 +120,8 @@ class Conductor:
         call = self._executor.submit(
             self._pools.measuring, Performer.provenance, device, label=asked
         )
-        while not call.done():
-            self._executor.wait()
-        return call.result()
+        (found,) = finish(self._executor, [call])
+        return found
 
     def deliver(self, state: Found) -> None:
         """Writes pictures before and after, then the pipeline with the search's last network."""
@@ -210,9 +219,7 @@ class Conductor:
             )
             for shard in range(min(wanted, self._shards))
         ]
-        while not all(call.done() for call in calls):
-            self._executor.wait()
-        return np.concatenate([call.result() for call in calls])[:SHOWN]
+        return np.concatenate(finish(self._executor, calls))[:SHOWN]
 
 
 def in_process(performer: Performer, timings: Timings | None = None) -> Conductor:

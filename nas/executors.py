@@ -12,7 +12,7 @@ in the middle of something when the search is interrupted.
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import (
     Any,
@@ -331,6 +331,19 @@ def together(parts: list[Future[Any]], combine: Callable[[list[Any]], R]) -> Fut
     for part in parts:
         part.add_done_callback(note)
     return whole
+
+
+def first(executor: "Executor[Any]", futures: Collection[Future[Any]]) -> None:
+    """Returns when one of the futures, of calls of this executor, is done."""
+    while not any(future.done() for future in futures):
+        executor.wait()
+
+
+def finish(executor: "Executor[Any]", futures: Sequence[Future[R]]) -> list[R]:
+    """The results of all of the futures, of calls of this executor, in order."""
+    for future in futures:
+        first(executor, [future])
+    return [future.result() for future in futures]
 
 
 def ended(value: R) -> Future[R]:

@@ -8,7 +8,7 @@ from typing import Any, Generic
 from latency_models.latency import Latency
 from nas import plugins
 from nas.conduct import clear, label
-from nas.executors import Executor, Pool
+from nas.executors import Executor, Pool, first
 from nas.exploring import Limit
 from nas.journal import Outcome
 from nas.strategies.exploration import Evaluate
@@ -87,8 +87,7 @@ class Evaluators:
 
     def wait(self, futures: Collection[Future[Outcome]]) -> None:
         """Returns when one of the futures is done."""
-        while not any(future.done() for future in futures):
-            self._executor.wait()
+        first(self._executor, futures)
 
 
 class Raised(Exception):

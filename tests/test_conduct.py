@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.commands.running import Running
 from nas.commands.search import OF_RECIPE, Settings
 from nas.conduct import Conductor
 from nas.evolution import Score, State
@@ -109,11 +110,11 @@ def test_pools_say_what_is_wrong_with_them():
 )
 def test_settings_of_ray_are_refused_where_they_mean_nothing(given, message):
     with pytest.raises(ValueError, match=message):
-        settings(**given)
+        Running(**given)
 
 
 def test_workers_change_the_recipe_and_not_what_a_search_is_known_by():
-    plain, many = settings(), settings(on="ray", workers=5)
+    plain, many = settings(), settings(running=Running(on="ray", workers=5))
     recipe = FakeWorker().recipe
     assert many.over(recipe).pools.scoring.workers == 5
     assert plain.over(recipe).pools == recipe.pools

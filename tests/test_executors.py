@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from nas.executors import Here, Pool, ended, together
+from nas.executors import Here, Pool, ended, finish, together
 from nas.recipe import Pools
-from nas.testing.executors import ALONE, SOME, TRIES, ExecutorLaws, Tally, finish, square
+from nas.testing.executors import ALONE, SOME, TRIES, ExecutorLaws, Tally, square
 
 
 class TestOneThread(ExecutorLaws):

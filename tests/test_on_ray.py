@@ -12,9 +12,9 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from nas.executors import Failed, Pool
+from nas.executors import Failed, Pool, finish
 from nas.on_ray import OnRay
-from nas.testing.executors import TRIES, ExecutorLaws, Tally, calls, finish
+from nas.testing.executors import TRIES, ExecutorLaws, Tally, calls
 from tests import clusters
 from tests.diary import Diary, begun, noted, plod
 

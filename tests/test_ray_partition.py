@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nas.executors import Pool
+from nas.executors import Pool, finish
 from nas.on_ray import OnRay
-from nas.testing.executors import finish
 from tests import clusters, namespaces
 from tests.diary import Diary, begun, noted, plod
 from tests.namespaces import Host

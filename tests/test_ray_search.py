@@ -20,11 +20,10 @@ from ray.cluster_utils import Cluster
 
 from nas.diffusion.pipeline import Pipeline
 from nas.evolution import Score, State, Task, Train
-from nas.executors import Here, Pool
+from nas.executors import Here, Pool, finish
 from nas.journal import read
 from nas.on_ray import OnRay
 from nas.strategies.exploration import Evaluate
-from nas.testing.executors import finish
 from tests import clusters, tiny
 from tests.conftest import CACHE
 from tests.fake_workers import FakeWorker, Trouble, entries, go_on

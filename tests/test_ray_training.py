@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
-from nas.executors import Pool
+from nas.executors import Pool, finish
 from nas.on_ray import OnRay
-from nas.testing.executors import finish
 from tests import clusters
 from tests.joint_training import STEPS, Training, flat
 

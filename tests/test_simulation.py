@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.dispatch import LOSSES, Died, Dispatcher, Lost, Report
-from nas.executors import Failed, Here, Pool
+from nas.executors import Failed, Here, Pool, finish
 from nas.simulation import STEADY, Conditions, VirtualHosts
-from nas.testing.executors import TRIES, ExecutorLaws, Tally, finish, square
+from nas.testing.executors import TRIES, ExecutorLaws, Tally, square
 from tests import tiny
 from tests.fake_workers import FakeWorker, entries, go_on
 

@@ -248,10 +248,6 @@ def test_in_this_process_a_search_can_be_interrupted_whatever_its_pool():
     settings = explore_command.Settings(Path("out"))
     assert settings.pool(study) == dataclasses.replace(study.pool, workers=1)
     assert beads.study().pool == Pool(workers=None, cpus=1.0)
-    with pytest.raises(ValueError, match="--workers are for --on ray"):
-        explore_command.Settings(Path("out"), workers=2)
-    with pytest.raises(ValueError, match="--workers is 0"):
-        explore_command.Settings(Path("out"), on="ray", workers=0)
 
 
 def test_a_candidate_is_evaluated_by_one_process():

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from nas import timings
 from nas.conduct import Conductor
 from nas.dispatch import Dispatcher
-from nas.executors import LOADING, Here, Label, Pool
+from nas.executors import LOADING, Here, Label, Pool, finish
 from nas.journal import Journal
 from nas.places import place
 from nas.search import search_abreast
 from nas.simulation import Conditions, VirtualHosts
-from nas.testing.executors import Tally, finish, square
+from nas.testing.executors import Tally, square
 from nas.timings import SEARCH, Timings
 from tests.fake_workers import BATCH, NONE, PROMPTS, STRATEGY, FakeWorker, Trouble, entries
 from tests.tiny import REMOVABLE

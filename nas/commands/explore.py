@@ -5,21 +5,20 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from nas import recipe as recipes
 from nas import scalars
-from nas.commands.search import PLACE
+from nas.commands.running import PLACE, Running
 from nas.executors import TRIES, Executor, Here, Pool
 from nas.exploring import Limit
 from nas.journal import Journal, read
 from nas.places import Place
 from nas.progress_exploring import LiveStudy
-from nas.report import studied, timeline
+from nas.report import studied
 from nas.report.studied import Studied
-from nas.scalars import Scalars
 from nas.search import replay, search_abreast
 from nas.strategies.exploration import Exploration
 from nas.study import Evaluators, Study, load
@@ -49,30 +48,14 @@ class Settings:
     """Standard errors by which a limit must be certain to be kept."""
     seed: int = 0
     """Seed of everything that is drawn."""
-    on: Literal["here", "ray"] = "here"
-    """Where candidates are evaluated: in this process, or by workers in processes of Ray."""
-    address: str | None = None
-    """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
-    workers: int | None = None
-    """Workers on Ray; by default what the study says, or as many as there is room for."""
     tries: int = TRIES
     """How often evaluating a shard may kill its worker or raise before its candidate is given up.
     """
-    tensorboard: Path | None = None
-    """Folder for TensorBoard, in which the search is a run by the name of --out: quality and
-    latencies by candidate."""
-    price: float | None = None
-    """What a worker costs an hour; the report then says what the search cost."""
+    running: Annotated[Running, tyro.conf.arg(name="")] = Running()
 
     def __post_init__(self) -> None:
-        if self.on == "here" and (self.address, self.workers) != (None, None):
-            raise ValueError("--address and --workers are for --on ray")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; it must be one or more")
         if self.tries < 1:
             raise ValueError(f"--tries is {self.tries}; it must be one or more")
-        if self.price is not None:
-            timeline.check_price(self.price)
 
     def exploration(self, study: Study) -> Exploration:
         """The search that is asked for. Raises `ValueError` on what there is not."""
@@ -82,7 +65,7 @@ class Settings:
 
     def pool(self, study: Study) -> Pool:
         """The workers asked for; in this process there is one, which can be interrupted."""
-        workers = 1 if self.on == "here" else self.workers or study.pool.workers
+        workers = 1 if self.running.on == "here" else self.running.workers or study.pool.workers
         return dataclasses.replace(study.pool, workers=workers)
 
     def limits(self, study: Study) -> dict[str, Limit]:
@@ -143,10 +126,7 @@ def _explore(settings: Settings, path: str) -> int:
     timings = Timings()
     live = LiveStudy(rates=timings.rates)
     with contextlib.ExitStack() as ended:
-        board = None
-        if settings.tensorboard is not None:
-            name = settings.out.name
-            board = ended.enter_context(Scalars(settings.tensorboard, name, scalars.candidates))
+        board = ended.enter_context(settings.running.board(settings.out, scalars.candidates))
         pool = settings.pool(study)
         executor = ended.enter_context(_workers(settings, path, study, pool, timings))
         header = settings.header(path)
@@ -163,7 +143,8 @@ def _explore(settings: Settings, path: str) -> int:
                 if board:
                     board.add(done)
     story = Studied.read(settings.out, strategy)
-    print(f"\n{studied.summary(story)}\n\nreport    {studied.write(story, price=settings.price)}")
+    report = studied.write(story, price=settings.running.price)
+    print(f"\n{studied.summary(story)}\n\nreport    {report}")
     return 0 if strategy.best(state) else 1
 
 
@@ -172,12 +153,12 @@ def _workers(
     settings: Settings, path: str, study: Study, pool: Pool, timings: Timings
 ) -> Iterator[Executor[Study]]:
     tries = settings.tries
-    if settings.on == "here":
+    if settings.running.on == "here":
         with Here(study, tries=tries, observer=timings) as executor:
             yield executor
         return
     from nas.on_ray import OnRay
 
-    make, cpus = functools.partial(load, path), pool.workers
-    with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=timings) as ray:
+    make, cpus, address = functools.partial(load, path), pool.workers, settings.running.address
+    with OnRay(make, address=address, cpus=cpus, tries=tries, observer=timings) as ray:
         yield ray

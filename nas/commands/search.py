@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import tyro
@@ -15,6 +15,7 @@ from latency_models.provenance import Provenance
 from latency_models.runtimes import CACHE
 from nas import devices, scalars
 from nas import recipe as recipes
+from nas.commands.running import PLACE, Running
 from nas.conduct import Conductor, in_process
 from nas.devices import RuntimeName
 from nas.diffusion import unet
@@ -23,27 +24,20 @@ from nas.executors import Executor, Observer
 from nas.exploring import Exploring, Limit, Price
 from nas.journal import Journal
 from nas.perform import Performer
-from nas.places import Place, place
+from nas.places import Place
 from nas.precomputed import at
 from nas.progress import Live
 from nas.progress_exploring import LiveExploring
 from nas.recipe import Exploration, Pools, Recipe, Sampling, Search, Training
-from nas.report import explored, page, timeline
+from nas.report import explored, page
 from nas.report.explored import Explored
 from nas.report.story import Story
-from nas.scalars import Points, Scalars
+from nas.scalars import Points
 from nas.search import replay, search_abreast
 from nas.timings import Timings
 from search_spaces.unet import UNetSpec
 from search_spaces.unet_space import UNetSpace
 
-PLACE = tyro.constructors.PrimitiveConstructorSpec[Place](
-    nargs=1,
-    metavar="PATH|URL",
-    instance_from_str=lambda given: place(given[0]),
-    is_instance=lambda found: isinstance(found, Place),
-    str_from_instance=lambda found: [str(found)],
-)
 OF_RECIPE = (
     "pipeline",
     "evaluator",
@@ -98,27 +92,12 @@ class Settings:
     several, each with its budget: --device here=75% --device tpu-v5e=4.5ms."""
     runtime: RuntimeName | None = None
     """What networks are measured by here; by default what the recipe says."""
-    on: Literal["here", "ray"] = "here"
-    """Where work is done: in this process, or by workers in processes of Ray."""
-    address: str | None = None
-    """A Ray cluster's address; by default a cluster is started on this machine, for this run."""
     precomputed: str | None = None
     """Path or URL that `nas precompute` wrote the training data to, encoded; by default what the
     recipe says, or they are encoded when training begins. The result does not depend on it."""
-    workers: int | None = None
-    """Workers on Ray that score; by default what the recipe says, or as many as there is room for.
-    """
-    tensorboard: Path | None = None
-    """Folder for TensorBoard, in which the search is a run by the name of --out: scores, latency,
-    budget and losses by round, or by candidate."""
-    price: float | None = None
-    """What a worker costs an hour; the report then says what the search cost."""
+    running: Annotated[Running, tyro.conf.arg(name="")] = Running()
 
     def __post_init__(self) -> None:
-        if self.on == "here" and (self.address, self.workers) != (None, None):
-            raise ValueError("--address and --workers are for --on ray")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; it must be one or more")
         one = len(self.device) < 2 and not any("=" in text for text in self.device)
         if self.exploration.strategy is None and not one:
             raise ValueError(
@@ -126,16 +105,14 @@ class Settings:
                 "--budget on one device; several, or budgets of their own, take a --strategy, "
                 "of which greedy is Algorithm 1 without training between rounds"
             )
-        if self.price is not None:
-            timeline.check_price(self.price)
 
     def over(self, recipe: Recipe) -> Recipe:
         """`recipe` with these settings."""
         changed = {name: getattr(self, name) for name in OF_RECIPE}
         if self.precomputed is not None:
             changed["precomputed"] = at(self.precomputed)
-        if self.workers is not None:
-            scoring = dataclasses.replace(recipe.pools.scoring, workers=self.workers)
+        if self.running.workers is not None:
+            scoring = dataclasses.replace(recipe.pools.scoring, workers=self.running.workers)
             changed["pools"] = dataclasses.replace(recipe.pools, scoring=scoring)
         benches = {name: self.bench(name, recipe.bench) for name in self.budgets()}
         first = next(iter(benches.values()))
@@ -227,7 +204,7 @@ def workers(
 
     It comes before JAX starts: Ray's processes are forked, which must not be done beside threads.
     """
-    if settings.on == "here":
+    if settings.running.on == "here":
         yield None
         return
     from nas.on_ray import OnRay
@@ -241,9 +218,8 @@ def workers(
     if settings.precomputed is not None:
         folders["precomputed"] = at(settings.precomputed)
     make = functools.partial(performer, path, dataclasses.replace(settings, **folders))
-    cpus = pools.scoring.workers
-    tries = pools.tries
-    with OnRay(make, address=settings.address, cpus=cpus, tries=tries, observer=observer) as ray:
+    cpus, address = pools.scoring.workers, settings.running.address
+    with OnRay(make, address=address, cpus=cpus, tries=pools.tries, observer=observer) as ray:
         yield ray
 
 
@@ -257,10 +233,7 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
     timings = Timings()
     live = (LiveExploring if explores else Live)(rates=timings.rates)
     with contextlib.ExitStack() as ended:
-        board = None
-        if settings.tensorboard is not None:
-            name = settings.out.name
-            board = ended.enter_context(Scalars(settings.tensorboard, name, telling.points))
+        board = ended.enter_context(settings.running.board(settings.out, telling.points))
         there = ended.enter_context(workers(path, settings, recipe.pools, timings))
         ours = Performer(recipe, settings.out, live.watch)
         conductor = Conductor(ours, there, timings=timings) if there else in_process(ours, timings)
@@ -297,7 +270,7 @@ def _search(settings: Settings, path: str, recipe: Recipe) -> int:
                     journal.check()
                     conductor.deliver(state)
     story = telling.read(settings.out, strategy)
-    telling.write(story, price=settings.price)
+    telling.write(story, price=settings.running.price)
     print(f"\n{telling.summary(story)}\n")
     if ours.delivered:
         print(f"pipeline  {settings.out / 'pipeline'}")

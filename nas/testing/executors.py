@@ -12,13 +12,12 @@ the fixture may have the scope of the class. pytest finds the laws.
 
 import collections
 import uuid
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nas.executors import Executor, Failed, Pool, together
+from nas.executors import Executor, Failed, Pool, finish, together
 
 TRIES = 2
 SOME = Pool(workers=2)
@@ -62,14 +61,6 @@ def stumble(tally: Tally, test: str, times: int) -> int:
     if tally.calls[test] <= times:
         raise FloatingPointError("it stumbled")
     return tally.calls[test]
-
-
-def finish(executor: Executor[Any], futures: list[Future[Any]]) -> list[Any]:
-    """The results of all of `futures`, in order."""
-    for future in futures:
-        while not future.done():
-            executor.wait()
-    return [future.result() for future in futures]
 
 
 class ExecutorLaws:
