@@ -18,7 +18,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class AtOnce:
     def start(self, strategy: Any, state: Any, task: Evaluate) -> Future[Outcome]:
         return ended(outcome(task))
 
-    def wait(self, futures: Collection[Future[Outcome]]) -> None:
+    def wait(self) -> None:
         pass
 
 

@@ -8,7 +8,6 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -37,7 +36,6 @@ from nas.executors import (
     Shared,
     ended,
     finish,
-    first,
     together,
 )
 from nas.exploring import ROBUST, Compare, Exploring, Price
@@ -109,9 +107,9 @@ class Conductor:
             case _:
                 raise ValueError(f"no performer knows of {task}")
 
-    def wait(self, futures: Collection[Future[Outcome]]) -> None:
-        """Returns when one of the futures is done."""
-        first(self._executor, futures)
+    def wait(self) -> None:
+        """Returns when a call is done, which may be a part of a task."""
+        self._executor.wait()
 
     def provenance(self, device: str | None = None) -> Provenance:
         """What latencies are measured on: the measuring workers' device and software, or one of the

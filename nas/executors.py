@@ -12,7 +12,7 @@ in the middle of something when the search is interrupted.
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import (
     Any,
@@ -333,16 +333,11 @@ def together(parts: list[Future[Any]], combine: Callable[[list[Any]], R]) -> Fut
     return whole
 
 
-def first(executor: "Executor[Any]", futures: Collection[Future[Any]]) -> None:
-    """Returns when one of the futures, of calls of this executor, is done."""
-    while not any(future.done() for future in futures):
-        executor.wait()
-
-
 def finish(executor: "Executor[Any]", futures: Sequence[Future[R]]) -> list[R]:
     """The results of all of the futures, of calls of this executor, in order."""
     for future in futures:
-        first(executor, [future])
+        while not future.done():
+            executor.wait()
     return [future.result() for future in futures]
 
 

@@ -93,10 +93,9 @@ class Live:
         self._console.print(Text(f"{clock(gone)}  {line}"), soft_wrap=True)
 
     def _refresh(self) -> None:
-        if self._state is None or self._strategy is None:
+        if self._state is None or self._strategy is None or not self._console.is_terminal:
             return
-        tasks = self._strategy.ask(self._state)
-        if tasks and self._console.is_terminal:
+        if tasks := self._strategy.ask(self._state):
             left = self._left(tasks)
             ahead = "" if left is None else f", about {clock(left)} left"
             self._heading = f"{ahead}  {self._name(tasks)}{self._part()}"

@@ -1,7 +1,10 @@
 """The search loop: ask what to do, do it, write it down."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -41,8 +44,8 @@ class Crew(Protocol):
         """Has `task` performed; the future is of its outcome."""
         ...
 
-    def wait(self, futures: Collection[Future[Outcome]]) -> None:
-        """Returns when one of the futures is done."""
+    def wait(self) -> None:
+        """Returns when something that it does is done, if only a part of a task."""
         ...
 
 
@@ -51,16 +54,17 @@ class InTurn:
 
     def __init__(self, perform: Perform):
         self._perform = perform
-        self._started: dict[Future[Outcome], tuple[Any, Any, Any]] = {}
+        self._started: deque[tuple[Future[Outcome], tuple[Any, Any, Any]]] = deque()
 
     def start(self, strategy: Any, state: Any, task: Any) -> Future[Outcome]:
         future: Future[Outcome] = Future()
-        self._started[future] = (strategy, state, task)
+        self._started.append((future, (strategy, state, task)))
         return future
 
-    def wait(self, futures: Collection[Future[Outcome]]) -> None:
-        future = next(future for future in self._started if future in futures)
-        future.set_result(self._perform(*self._started.pop(future)))
+    def wait(self) -> None:
+        future, what = self._started.popleft()
+        if not future.cancelled():
+            future.set_result(self._perform(*what))
 
 
 class Done(NamedTuple, Generic[State, Task]):
@@ -117,27 +121,48 @@ def search_abreast(
     journalled first. Call it again on the same journal to go on where it stopped.
     """
     state = replay(strategy, journal)
-    running: dict[Task, Future[Outcome]] = {}
+    running: dict[Task, _Begun[Task]] = {}
+    numbers = itertools.count()
+    told: list[_Begun[Task]] = []  # By the futures, as there may be many that are not done.
+
+    def over() -> list[_Begun[Task]]:
+        """What is done since the last time, in the order in which it was begun, errors last."""
+        found, told[:] = told[:], []
+        kept = [begun for begun in found if running.get(begun.task) is begun]
+        return sorted(kept, key=lambda b: (b.future.exception() is not None, b.number))
+
     try:
         while tasks := strategy.ask(state):
             for task in running.keys() - set(tasks):
-                running.pop(task).cancel()
+                running.pop(task).future.cancel()
             for task in tasks:
                 if task not in running:
-                    running[task] = crew.start(strategy, state, task)
+                    begun = _Begun(next(numbers), task, crew.start(strategy, state, task))
+                    running[task] = begun
+                    begun.future.add_done_callback(functools.partial(begun.tell, told))
             wrong = None
-            try:
-                crew.wait(running.values())
-            except ValueError as error:
-                wrong = error  # What has ended is journalled first.
-            done = {task: future for task, future in running.items() if future.done()}
-            for task in sorted(done, key=lambda task: done[task].exception() is not None):
-                outcome = running.pop(task).result()
-                journal.append(task, outcome)
-                state = strategy.tell(state, task, outcome)
-                yield Done(task, outcome, state)
+            while not (done := over()) and not wrong:
+                try:
+                    crew.wait()
+                except ValueError as error:
+                    wrong = error  # What has ended is journalled first.
+            for begun in done:
+                outcome = running.pop(begun.task).future.result()
+                journal.append(begun.task, outcome)
+                state = strategy.tell(state, begun.task, outcome)
+                yield Done(begun.task, outcome, state)
             if wrong:
                 raise wrong
     finally:
-        for future in running.values():
-            future.cancel()
+        for begun in running.values():
+            begun.future.cancel()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Begun(Generic[Task]):
+    number: int
+    task: Task
+    future: Future[Outcome]
+
+    def tell(self, told: "list[_Begun[Task]]", _: Future[Outcome]) -> None:
+        told.append(self)

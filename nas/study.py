@@ -1,14 +1,14 @@
 """A space of anybody's own, with how it is evaluated: what `nas explore` searches."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Generic
 
 from latency_models.latency import Latency
 from nas import plugins
 from nas.conduct import clear, label
-from nas.executors import Executor, Pool, first
+from nas.executors import Executor, Pool
 from nas.exploring import Limit
 from nas.journal import Outcome
 from nas.strategies.exploration import Evaluate
@@ -85,9 +85,9 @@ class Evaluators:
         )
         return clear(task, call)
 
-    def wait(self, futures: Collection[Future[Outcome]]) -> None:
-        """Returns when one of the futures is done."""
-        first(self._executor, futures)
+    def wait(self) -> None:
+        """Returns when an evaluation is done."""
+        self._executor.wait()
 
 
 class Raised(Exception):

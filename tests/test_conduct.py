@@ -10,7 +10,7 @@ from nas.commands.running import Running
 from nas.commands.search import OF_RECIPE, Settings
 from nas.conduct import Conductor
 from nas.evolution import Score, State
-from nas.executors import Here, Pool
+from nas.executors import Here, Pool, finish
 from nas.report import sections
 from nas.report.story import Story
 from tests import tiny
@@ -88,8 +88,7 @@ def test_shards_abreast_are_said_to_cost_their_share(tmp_path):
         with Here(worker) as executor:
             conductor = Conductor(worker, executor, abreast=abreast)  # pyright: ignore
             future = conductor.start(STRATEGY, STRATEGY.init(), Score(0))
-            conductor.wait([future])
-            scores.append(future.result()["cost"]["seconds"])
+            scores.append(finish(executor, [future])[0]["cost"]["seconds"])
     assert scores[0] >= 0.08 and scores[1] < scores[0]
 
 

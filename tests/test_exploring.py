@@ -155,7 +155,7 @@ def test_tasks_that_end_in_any_order_lead_to_the_same_winner(tmp_path):
 
 
 class Shuffled(_Shuffled):
-    def wait(self, futures) -> None:
+    def wait(self) -> None:
         self.most = max(self.most, len(self._started))
         future = list(self._started)[self._rng.integers(len(self._started))]
         future.set_result(Fake()(*self._started.pop(future)))

@@ -105,7 +105,7 @@ class Shuffled:
         self._started[future] = (strategy, state, task)
         return future
 
-    def wait(self, futures) -> None:
+    def wait(self) -> None:
         self.most = max(self.most, len(self._started))
         for _ in range(int(self._rng.integers(1, 4))):
             if self._started:
@@ -153,11 +153,25 @@ def test_a_task_that_is_no_longer_asked_for_is_cancelled(tmp_path):
     assert [future.cancelled() for future in futures] == [False, True]
 
 
+def test_what_was_cancelled_is_not_performed(tmp_path):
+    class Changing(Fickle):
+        """It asks for two tasks, and after the first for another in place of the second."""
+
+        def ask(self, state):
+            return (super().ask(state), (Score(1),), ())[len(state)]
+
+    performed = []
+    crew = InTurn(lambda strategy, state, task: performed.append(task) or {})
+    with Journal(tmp_path / "journal.jsonl", {}) as journal:
+        list(search_abreast(Changing(), crew, journal))  # pyright: ignore
+    assert performed == [Score(0), Score(1)]
+
+
 class Twice(InTurn):
     """A crew of two who end at once, the first with an error."""
 
-    def wait(self, futures) -> None:
-        first, second = futures
+    def wait(self) -> None:
+        (first, _), (second, _) = self._started
         first.set_exception(ValueError("it is torn"))
         second.set_result({})
 

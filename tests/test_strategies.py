@@ -203,6 +203,19 @@ def test_a_task_is_told_once_and_with_an_outcome():
             strategy.tell(strategy.init(), task, wrong)
 
 
+def test_of_a_candidate_of_which_a_shard_failed_no_other_is_asked_for():
+    strategy = Exploration(beads.problem(shards=3), Random(), 2)
+    tasks = strategy.ask(strategy.init())
+    assert [(task.number, task.shard) for task in tasks] == [
+        (n, k) for n in (0, 1) for k in range(3)
+    ]
+    state = strategy.tell(strategy.init(), tasks[4], failed("no memory"))
+    assert strategy.ask(state) == tasks[:3]
+    begun = strategy.tell(state, tasks[5], scored([1.0]))  # It was under way.
+    assert strategy.ask(begun) == tasks[:3]
+    assert strategy.ask(strategy.tell(begun, tasks[1], scored([1.0]))) == (tasks[0], tasks[2])
+
+
 def test_a_score_that_is_no_number_is_a_failure():
     assert "failed" in scored([1.0, math.nan]) and "failed" in scored([])
     assert combined([scored([1.0]), failed("no memory")]) is None

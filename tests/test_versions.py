@@ -41,7 +41,9 @@ def test_every_version_is_what_a_list_would_have_been(steps):
 def test_a_vector_may_be_long(count):
     vector = grown(count)
     assert [*vector] == [*range(count)] and vector == grown(count)
-    assert vector[count // 2 :] == tuple(range(count // 2, count))
+    for start, stop, step in ((count // 2, None, None), (1, -1, 2), (None, None, -3), (9, 2, None)):
+        part = slice(start, stop, step)
+        assert vector[part] == tuple(range(count))[part]
     with pytest.raises(IndexError, match=f"no item {count} of {count}"):
         vector[count]
     with pytest.raises(IndexError, match=f"no item {count} of {count}"):

@@ -7,6 +7,7 @@ again from the journal alone.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, overload
 
@@ -53,6 +54,8 @@ class Trial(NamedTuple):
     number: int
     proposal: Proposal
     outcomes: Mapping[int, Outcome]
+    asked: tuple[Evaluate, ...] = ()
+    """Of its shards, those that are to be told; none once one has failed."""
 
     @property
     def spec(self) -> Any:
@@ -91,7 +94,9 @@ class Trials(Sequence[Trial]):
 
     def added(self, proposal: Proposal) -> "Trials":
         """With one more, of which nothing is told."""
-        trials = self._trials.add(Trial(len(self), proposal, {}))
+        number = len(self)
+        asked = tuple(Evaluate(number, proposal, shard) for shard in proposal.shards)
+        trials = self._trials.add(Trial(number, proposal, {}, asked))
         found = self._after(trials)
         found.places = self.places.add(proposal.spec)
         found.shards += len(proposal.shards)
@@ -101,6 +106,8 @@ class Trials(Sequence[Trial]):
         """With an outcome of trial `number`."""
         trial = self._trials[number]
         trial = trial._replace(outcomes={**trial.outcomes, shard: outcome})
+        asked = () if trial.failed else trial.asked
+        trial = trial._replace(asked=tuple(task for task in asked if task.shard != shard))
         return self._after(self._trials.set(number, trial))
 
     def _after(self, trials: Vector[Trial]) -> "Trials":
@@ -199,13 +206,8 @@ class Exploration(Generic[Spec]):
 
     def ask(self, state: State) -> tuple[Evaluate, ...]:
         """The evaluations that can run now, independent of each other; none when it is over."""
-        return tuple(
-            Evaluate(trial.number, trial.proposal, shard)
-            for trial in state.trials[state.trials.settled :]
-            if not trial.failed
-            for shard in trial.proposal.shards
-            if shard not in trial.outcomes
-        )
+        open_ = state.trials[state.trials.settled :]
+        return tuple(itertools.chain.from_iterable(trial.asked for trial in open_))
 
     def tell(self, state: State, task: Evaluate, outcome: Outcome) -> State:
         """The state after `task` ended with `outcome`.

@@ -3,6 +3,7 @@
 Changing one item, or adding one, costs as much whatever their number, near enough.
 """
 
+import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
@@ -30,7 +31,11 @@ class Vector(Sequence[T]):
     def __getitem__(self, index: slice) -> tuple[T, ...]: ...
     def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
         if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(self._length)))
+            start, stop, step = index.indices(self._length)
+            if step != 1:
+                return tuple(self[i] for i in range(start, stop, step))
+            found = _leaves(self._root, self._depth, start)
+            return tuple(itertools.islice(found, max(0, stop - start)))
         if not -self._length <= index < self._length:
             raise IndexError(f"no item {index} of {self._length}")
         index %= self._length
@@ -74,12 +79,15 @@ def _with(node: tuple[Any, ...], depth: int, index: int, item: Any) -> tuple[Any
     return (*node[:place], item, *node[place + 1 :])
 
 
-def _leaves(node: tuple[Any, ...], depth: int) -> Iterator[Any]:
+def _leaves(node: tuple[Any, ...], depth: int, start: int = 0) -> Iterator[Any]:
+    """Items from number `start` on."""
+    place, within = divmod(start, WIDTH**depth)
     if not depth:
-        yield from node
+        yield from node[place:]
         return
-    for child in node:
-        yield from _leaves(child, depth - 1)
+    for child in node[place:]:
+        yield from _leaves(child, depth - 1, within)
+        within = 0
 
 
 class Places(Generic[K]):
