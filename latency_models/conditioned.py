@@ -282,6 +282,9 @@ def _widening(left_out: np.ndarray) -> float:
 
 
 _USUAL = Change(common=0.1, kind=0.05, start=0.3, smooth=0.1, noise=0.03)
+# Of a network that is measured again on another occasion, whatever those that were measured together
+# say: what `benchmarks.runtimes` found of visits half an hour apart.
+_AGAIN = 0.02
 _DOUBT = 1.0  # Of the logarithms of these: a factor of e to either side is no surprise.
 _SHORT = 0.05  # The quantile of calls that are little but their start.
 _LENGTHS = 5.0  # Of the smooth change, in standard deviations of each feature.
@@ -300,6 +303,7 @@ def _likeliest(seen: _Seen) -> Change:
         return float(value), np.asarray(slope, np.float64)
 
     bounds = [(s - 4, s + 3) for s in start]
+    bounds[-1] = (math.log(_AGAIN), start[-1] + 3)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return Change(*np.exp(found).tolist())
 
