@@ -123,11 +123,12 @@ def search_abreast(
     state = replay(strategy, journal)
     running: dict[Task, _Begun[Task]] = {}
     numbers = itertools.count()
-    told: list[_Begun[Task]] = []  # By the futures, as there may be many that are not done.
+    # By the futures, in whatever thread, as there may be many that are not done.
+    told: deque[_Begun[Task]] = deque()
 
     def over() -> list[_Begun[Task]]:
         """What is done since the last time, in the order in which it was begun, errors last."""
-        found, told[:] = told[:], []
+        found = [told.popleft() for _ in range(len(told))]
         kept = [begun for begun in found if running.get(begun.task) is begun]
         return sorted(kept, key=lambda b: (b.future.exception() is not None, b.number))
 
@@ -164,5 +165,5 @@ class _Begun(Generic[Task]):
     task: Task
     future: Future[Outcome]
 
-    def tell(self, told: "list[_Begun[Task]]", _: Future[Outcome]) -> None:
+    def tell(self, told: "deque[_Begun[Task]]", _: Future[Outcome]) -> None:
         told.append(self)
