@@ -156,7 +156,7 @@ def test_hosts_of_a_manifest_have_one_image_the_shared_folder_and_what_they_ask_
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_the_command_of_a_manifest_is_one_that_nas_search_takes(path):
     found = parsed(command(manifest(path)["spec"]["entrypoint"]))
-    assert (found.on, found.address) == ("ray", "auto")
+    assert (found.running.on, found.running.address) == ("ray", "auto")
     for folder in (found.out, found.pipeline, found.evaluator):
         assert str(folder).startswith("/shared/")
 
@@ -239,7 +239,7 @@ def test_the_script_for_slurm_starts_ray_on_every_host_and_the_search_once(tmp_p
     lines = log.read_text().splitlines()
     (search,) = [line for line in lines if line.startswith("nas")]
     found = parsed(command(search))
-    assert (found.on, found.address, found.seed) == ("ray", "10.0.0.1:6379", 3)
+    assert (found.running.on, found.running.address, found.seed) == ("ray", "10.0.0.1:6379", 3)
     steps = [line for line in lines if line.startswith("srun")]
     assert sum("--nodelist=one" in line and "ray start --head" in line for line in steps) == 1
     (others,) = [line for line in steps if "--exclude=one" in line]
