@@ -282,8 +282,8 @@ def _widening(left_out: np.ndarray) -> float:
 
 
 _USUAL = Change(common=0.1, kind=0.05, start=0.3, smooth=0.1, noise=0.03)
-# Of a network that is measured again on another occasion, whatever those that were measured together
-# say: what `benchmarks.runtimes` found of visits half an hour apart.
+# Of a network that is measured again on another occasion, whatever those that were measured
+# together say: what `benchmarks.runtimes` found of visits half an hour apart.
 _AGAIN = 0.02
 _DOUBT = 1.0  # Of the logarithms of these: a factor of e to either side is no surprise.
 _SHORT = 0.05  # The quantile of calls that are little but their start.
