@@ -64,7 +64,8 @@ def fit(alone: np.ndarray, asked: np.ndarray, times: np.ndarray, measured: np.nd
         rows = np.concatenate([amounts * units / measured[:, None] / _NOISE, np.eye(3)])
         wanted = np.concatenate([np.full(len(times), 1 / _NOISE), [1 / _SCALE, 0.0, 0.0]])
         solution, off = nnls(rows, wanted)
-        found.append((off, Within(*(solution * units).tolist(), cache)))
+        scale, start_ms, fetch_ms = (solution * units).tolist()
+        found.append((off, Within(scale, start_ms, fetch_ms, cache)))
     return min(found, key=lambda each: each[0])[1]
 
 
