@@ -333,7 +333,7 @@ def together(parts: list[Future[Any]], combine: Callable[[list[Any]], R]) -> Fut
     return whole
 
 
-def finish(executor: "Executor[Any]", futures: Sequence[Future[R]]) -> list[R]:
+def finish(executor: Executor[Any], futures: Sequence[Future[R]]) -> list[R]:
     """The results of all of the futures, of calls of this executor, in order."""
     for future in futures:
         while not future.done():
